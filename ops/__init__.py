@@ -1,0 +1,1 @@
+"""The op: depthwise_conv2d and explain."""
