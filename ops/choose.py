@@ -1,0 +1,132 @@
+"""The chooser: a table from conditions to lowerings, with the reason and the measurement behind each row.
+
+A plan is made when the op is traced (or called eagerly), contraction by contraction: the first row whose condition
+holds and whose lowering does not refuse. `explain` prints the same rows without running anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import tensorflow as tf
+from depthwise.ops.gradients import Plan
+from depthwise.ops.lowerings import LOWERINGS
+from depthwise.ops.lowerings.base import CONTRACTIONS, Contraction, Lowering
+from depthwise.ops.spec import FLOATS, ConvSpec, argument_error
+
+try:  # Private: TensorFlow offers no public way to ask. tests/ops/test_choose.py notices if a release changes it.
+    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+except ImportError:  # pragma: no cover
+
+    def GraphOrParentsInXlaContext(graph: tf.Graph) -> bool:  # noqa: N802
+        return False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table: where `condition` holds, `lowering` is taken, for `reason`, as `evidence` shows."""
+
+    lowering: str
+    condition: Callable[[ConvSpec, bool], bool]
+    reason: str
+    evidence: str
+
+
+TABLE: tuple[Row, ...] = (
+    Row(
+        "taps",
+        lambda spec, compiled: spec.dtype not in FLOATS,
+        "TensorFlow has no convolution kernel for integer and complex dtypes",
+        "the kernels' registered dtypes",
+    ),
+    Row(
+        "taps",
+        lambda spec, compiled: compiled,
+        "traced for XLA, which emits TensorFlow's convolution as a naive loop and fuses taps into a few passes",
+        "stock 147 ms, taps 1.0 ms: (8,112,112,32), 3x3, float32, 2 CPU cores",
+    ),
+    Row(
+        "native",
+        lambda spec, compiled: True,
+        "traced outside XLA, where TensorFlow's own kernels make one pass and taps would make one pass per tap",
+        "native 1.2 ms, taps 30 times that: (8,112,112,32), 3x3, float32, 2 CPU cores",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The lowering that a contraction takes, and why."""
+
+    contraction: Contraction
+    lowering: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `depthwise_conv2d` would do with the same arguments at the same place. Print it, or read its fields."""
+
+    output: Choice
+    input_grad: Choice
+    filter_grad: Choice
+
+    def __str__(self) -> str:
+        choices = (self.output, self.input_grad, self.filter_grad)
+        return "\n".join(f"{c.contraction:<12} {c.lowering:<8} {c.reason}" for c in choices)
+
+
+def check_lowering(lowering: object) -> None:
+    """Refuses a `lowering` that is none.
+
+    Raises:
+      TypeError, ValueError: not a string, or not one of the names.
+    """
+    if not isinstance(lowering, str) or lowering not in ("auto", *LOWERINGS):
+        kind = ValueError if isinstance(lowering, str) else TypeError
+        names = ", ".join(repr(name) for name in ("auto", *LOWERINGS))
+        raise argument_error("lowering", f"be one of {names}", lowering, "'auto' takes every case.", kind)
+
+
+def being_compiled() -> bool:
+    """Whether the code that is being traced will be compiled by XLA (`jit_compile=True`, here or further out)."""
+    return not tf.executing_eagerly() and bool(GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
+
+
+@lru_cache(maxsize=4096)
+def explanation(spec: ConvSpec, lowering: str, compiled: bool) -> Explanation:
+    """The choice for each contraction.
+
+    Raises:
+      NotImplementedError: the lowering was asked for by name, and cannot do the case.
+    """
+    check_lowering(lowering)
+    return Explanation(*(_choice(spec, lowering, compiled, contraction) for contraction in CONTRACTIONS))
+
+
+@lru_cache(maxsize=4096)
+def plan(spec: ConvSpec, lowering: str, compiled: bool) -> Plan:
+    """The lowering for each contraction, as `explanation` says."""
+    chosen = explanation(spec, lowering, compiled)
+    return Plan(*(LOWERINGS[c.lowering] for c in (chosen.output, chosen.input_grad, chosen.filter_grad)))
+
+
+def _choice(spec: ConvSpec, lowering: str, compiled: bool, contraction: Contraction) -> Choice:
+    if lowering != "auto":
+        refusal = LOWERINGS[lowering].refuses(spec, contraction)
+        if refusal:
+            raise NotImplementedError(f"depthwise_conv2d lowering {lowering!r} cannot compute {contraction}: {refusal}")
+        return Choice(contraction, lowering, "asked for by name")
+    refusals: list[str] = []
+    for row in TABLE:
+        if row.condition(spec, compiled):
+            refusal = LOWERINGS[row.lowering].refuses(spec, contraction)
+            if refusal is None:
+                return Choice(contraction, row.lowering, "; ".join([row.reason, *refusals]))
+            refusals.append(f"{row.lowering} refused: {refusal}")
+    raise AssertionError(f"no row of the table takes {spec}")  # the last row has no condition
+
+
+__all__ = ["TABLE", "Choice", "Explanation", "Lowering", "being_compiled", "check_lowering", "explanation", "plan"]

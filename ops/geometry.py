@@ -1,0 +1,183 @@
+"""The integer arithmetic of a convolution: output sizes, pads, and which taps meet which samples.
+
+One spatial axis of the convolution is
+
+    output[i] = sum over t in [0, taps) of filter[t] * input[stride*i + rate*t - before]
+
+where `before` samples of padding stand ahead of the input. All that a lowering needs to know about an axis follows
+from this line. Sizes may be Python integers or integer scalar tensors (when a dimension is unknown until run time):
+the formulas are the same, so they are written once, with operators that both understand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from math import gcd
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+Padding: TypeAlias = "Literal['SAME', 'VALID'] | tuple[int, int]"
+Size: TypeAlias = Any
+"""An int, an integer scalar tensor, or None where the dimension is unknown."""
+
+
+def at_least_zero(n: Size) -> Size:
+    """max(n, 0), for integers and integer tensors alike (`max` would ask a symbolic tensor for its truth value)."""
+    return (n + abs(n)) // 2
+
+
+def ceil_div(n: Size, divisor: Size) -> Size:
+    """The quotient rounded up, for integers and integer tensors alike."""
+    return -(-n // divisor)
+
+
+class Run(NamedTuple):
+    """A maximal run of neighbouring results that the same taps contribute to.
+
+    Results `start` to `stop` (exclusive) are the sums, over the pairs (tap, begin) of `terms`, of the tap times the
+    source samples begin, begin + step, begin + 2*step, ...; every one of those samples exists.
+    """
+
+    start: int
+    stop: int
+    step: int
+    terms: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One spatial axis: its input size, its filter size, and how the filter walks over it.
+
+    Attributes:
+      size: input size, None while unknown.
+      taps: filter size, None while unknown.
+      stride: distance between the windows of neighbouring outputs, in input samples.
+      rate: distance between neighbouring taps, in input samples (1 is an undilated filter).
+      padding: "SAME", "VALID", or the pair (before, after).
+    """
+
+    size: Size
+    taps: Size
+    stride: int
+    rate: int
+    padding: Padding
+
+    @property
+    def known(self) -> bool:
+        """Whether both sizes are Python integers."""
+        return isinstance(self.size, int) and isinstance(self.taps, int)
+
+    @property
+    def span(self) -> Size:
+        """Input samples that one dilated window covers."""
+        return self.rate * (self.taps - 1) + 1
+
+    @property
+    def pads(self) -> tuple[Size, Size]:
+        """(before, after): samples of padding. SAME puts the odd one after, as TensorFlow does."""
+        if self.padding == "VALID":
+            return 0, 0
+        if self.padding == "SAME":
+            total = at_least_zero((ceil_div(self.size, self.stride) - 1) * self.stride + self.span - self.size)
+            # An empty input has an empty output; it needs no padding whatever the line above says.
+            return total // 2, total - total // 2
+        return self.padding
+
+    @property
+    def output(self) -> Size:
+        """Output size: ceil(size / stride) for SAME, else the number of windows that fit into the padded input."""
+        if self.padding == "SAME":
+            return ceil_div(self.size, self.stride)
+        before, after = self.pads
+        return at_least_zero((self.size + before + after - self.span) // self.stride + 1)
+
+    @property
+    def reach(self) -> Size:
+        """Input samples from the first window's first tap to the last window's first tap; 0 without any window."""
+        return at_least_zero(self.stride * (self.output - 1) + 1)
+
+    def outputs_of_tap(self, tap: int) -> tuple[int, int]:
+        """The half-open range of outputs in whose windows this tap lies on the input, not on padding."""
+        offset = self.pads[0] - self.rate * tap
+        first = min(self.output, max(0, ceil_div(offset, self.stride)))
+        stop = min(self.output, (self.size - 1 + offset) // self.stride + 1)
+        return first, max(first, stop)
+
+    def input_of_tap(self, tap: int, output: int) -> int:
+        """The input sample under this tap in the window of this output."""
+        before: int = self.pads[0]
+        return self.stride * output + self.rate * tap - before
+
+
+@lru_cache(maxsize=4096)
+def output_runs(axis: Axis) -> tuple[Run, ...]:
+    """The outputs of an axis, as runs whose source is the input."""
+    cuts = {0, axis.output}
+    for tap in range(axis.taps):
+        cuts.update(axis.outputs_of_tap(tap))
+    bounds = sorted(cuts)
+    runs = []
+    for start, stop in pairwise(bounds):
+        covering = [t for t in range(axis.taps) if axis.outputs_of_tap(t)[0] <= start < axis.outputs_of_tap(t)[1]]
+        terms = tuple((t, axis.input_of_tap(t, start)) for t in covering)
+        runs.append(Run(start, stop, axis.stride, terms))
+    return tuple(runs)
+
+
+@lru_cache(maxsize=4096)
+def input_runs(axis: Axis, phase: int) -> tuple[Run, ...]:
+    """The inputs phase, phase + stride, phase + 2*stride, ... of an axis, as runs whose source is the output.
+
+    This is the axis read backwards, for the input gradient: input p takes part in output i through tap t where
+    stride*i + rate*t - before = p. Within one phase (p modulo stride) a tap either meets every p or none, and its
+    outputs are neighbours: a strided axis falls apart into `stride` unstrided ones. Starts and stops count samples
+    of the phase. All phases are given the same length; where the stride does not divide the size, the last samples
+    of some lie beyond the input.
+    """
+    before = axis.pads[0]
+    shifts = {}
+    for tap in range(axis.taps):
+        distance = phase + before - axis.rate * tap
+        if distance % axis.stride == 0:
+            shifts[tap] = distance // axis.stride
+    length = ceil_div(axis.size, axis.stride)
+    cuts = {0, length}
+    for shift in shifts.values():
+        cuts.update(min(max(cut, 0), length) for cut in (-shift, axis.output - shift))
+    bounds = sorted(cuts)
+    runs = []
+    for start, stop in pairwise(bounds):
+        terms = tuple((t, start + shift) for t, shift in shifts.items() if 0 <= start + shift < axis.output)
+        runs.append(Run(start, stop, 1, terms))
+    return tuple(runs)
+
+
+@dataclass(frozen=True)
+class Phases:
+    """How an axis splits into interleaved convolutions without dilation and with a given stride.
+
+    Output phase r consists of the outputs i = r, r + count, r + 2*count, ...; it reads the input samples
+    stride*r + rate*u - before, u = 0, 1, 2, ..., and on those it is a convolution of stride `stride_within` and
+    rate 1: with i = r + count*m the formula reads stride*i + rate*t = stride*r + rate*(stride_within*m + t),
+    provided that stride * count = rate * stride_within.
+    """
+
+    count: int
+    stride_within: int
+
+
+def common_phases(rows: Axis, cols: Axis) -> tuple[Phases, Phases]:
+    """The fewest phases per axis that leave both axes undilated and with one common stride.
+
+    An axis alone needs rate/g phases of stride stride/g, g = gcd(stride, rate), or any multiple of both; the common
+    stride is the least common multiple of the two. So an unequal stride or a dilation, or both together, costs a
+    rearrangement of the input and never a multiplication that is thrown away.
+    """
+    strides = [axis.stride // gcd(axis.stride, axis.rate) for axis in (rows, cols)]
+    common = strides[0] * strides[1] // gcd(*strides)
+    row_phases, col_phases = (
+        Phases(axis.rate // gcd(axis.stride, axis.rate) * (common // stride), common)
+        for axis, stride in zip((rows, cols), strides, strict=True)
+    )
+    return row_phases, col_phases

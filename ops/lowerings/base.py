@@ -1,0 +1,37 @@
+"""What a lowering is: a way to compute the three contractions of the op's trilinear form."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol, TypeAlias
+
+import tensorflow as tf
+from depthwise.ops.spec import ConvSpec
+
+Contraction: TypeAlias = Literal["output", "input_grad", "filter_grad"]
+CONTRACTIONS: tuple[Contraction, ...] = ("output", "input_grad", "filter_grad")
+
+
+class Lowering(Protocol):
+    """A way to compute the op and its two gradients.
+
+    All three take and return tensors in the spec's data format and dtype. Shapes that the spec does not know are
+    passed as int32 tensors (`sizes`); where the spec knows them, `sizes` may be ignored.
+    """
+
+    name: str
+
+    def refuses(self, spec: ConvSpec, contraction: Contraction) -> str | None:
+        """Why this lowering cannot do this contraction, or None if it can."""
+        ...
+
+    def output(self, spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) -> tf.Tensor:
+        """The convolution, of the spec's output shape."""
+        ...
+
+    def input_grad(self, spec: ConvSpec, filter: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+        """Of the shape of the input (`sizes`): the contraction of filter and output gradient."""
+        ...
+
+    def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+        """Of the shape of the filter (`sizes`): the contraction of input and output gradient."""
+        ...
