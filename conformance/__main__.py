@@ -1,0 +1,7 @@
+"""`python -m depthwise.conformance`."""
+
+import sys
+
+from depthwise.conformance.cli import main
+
+sys.exit(main())

@@ -1,0 +1,168 @@
+"""One case: which convolution, in which dtype, mode and device, on which data; and its one-line notation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from depthwise.conformance import oracle
+
+FORMATS = ("NHWC", "NCHW")
+DTYPES = (
+    *("float16", "bfloat16", "float32", "float64"),
+    *("int8", "int16", "int32", "int64", "uint8"),
+    *("complex64", "complex128"),
+)
+MODES = ("eager", "graph", "dynamic", "xla")
+DATA = ("normal", "integer", "special")
+
+Pads = tuple[tuple[int, int], tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration of the op; what is checked about it follows from it.
+
+    Attributes:
+      input: (N, H, W, C), in this order whatever `format` is.
+      filter: (taps in height, taps in width, channel multiplier).
+      strides, dilations: (height, width).
+      padding: "SAME", "VALID" or ((top, bottom), (left, right)).
+      format: "NHWC" or "NCHW".
+      dtype: of input, filter and output.
+      mode: "eager", "graph" (`tf.function`, static shapes), "dynamic" (`tf.function`, unknown batch, height and
+        width) or "xla" (`jit_compile=True`).
+      device: a device type that TensorFlow lists, "CPU" or "GPU" above all.
+      data: "normal" (with cancellation), "integer" (every sum is exact: nothing is tolerated) or "special" (NaN and
+        infinity among the normal input and cotangent).
+      order: 2 to check the gradients of the gradients too.
+      bad: the name of a malformation (see `malformed.py`) that must be refused, or "".
+      seed: of the data.
+    """
+
+    input: tuple[int, int, int, int]
+    filter: tuple[int, int, int]
+    strides: tuple[int, int] = (1, 1)
+    dilations: tuple[int, int] = (1, 1)
+    padding: str | Pads = "SAME"
+    format: str = "NHWC"
+    dtype: str = "float32"
+    mode: str = "eager"
+    device: str = "CPU"
+    data: str = "normal"
+    order: int = 1
+    bad: str = ""
+    seed: int = 0
+
+    def __str__(self) -> str:
+        """The notation: `in=` and `filter=`, then what differs from the defaults. `parse` reads it back."""
+        words = [f"in={_crossed(self.input)}", f"filter={_crossed(self.filter)}"]
+        for field in fields(self)[2:]:
+            value = getattr(self, field.name)
+            if value != field.default:
+                words.append(f"{field.name}={_written(field.name, value)}")
+        return " ".join(words)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """The input's shape in `format`."""
+        n, h, w, c = self.input
+        return (n, h, w, c) if self.format == "NHWC" else (n, c, h, w)
+
+    @property
+    def filter_shape(self) -> tuple[int, int, int, int]:
+        """(taps in height, taps in width, C, M)."""
+        return (self.filter[0], self.filter[1], self.input[3], self.filter[2])
+
+    @property
+    def geometry(self) -> dict[str, Any]:
+        """The keyword arguments that the oracle's functions share."""
+        return {
+            "strides": self.strides,
+            "padding": self.padding,
+            "dilations": self.dilations,
+            "data_format": self.format,
+        }
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        """The output's shape in `format`."""
+        return oracle.output_shape(self.input_shape, self.filter_shape, **self.geometry)
+
+    @property
+    def padding_kind(self) -> str:
+        """ "SAME", "VALID" or "EXPLICIT"."""
+        return self.padding if isinstance(self.padding, str) else "EXPLICIT"
+
+    @property
+    def products(self) -> int:
+        """How many products the forward pass sums: a measure of the case's cost."""
+        n, h, w, c = self.output_shape if self.format == "NHWC" else (self.output_shape[i] for i in (0, 2, 3, 1))
+        return n * h * w * c * self.filter[0] * self.filter[1]
+
+
+def parse(text: str) -> Case:
+    """The case that a notation stands for.
+
+    Args:
+      text: words `name=value` in any order, as `str(case)` prints them.
+
+    Returns:
+      The case.
+
+    Raises:
+      ValueError: a word, name or value is not of the notation.
+
+    Example:
+      >>> str(parse("in=1x5x5x2 filter=3x3x1 strides=2x1 padding=1,0,2,3 mode=xla"))
+      'in=1x5x5x2 filter=3x3x1 strides=2x1 padding=1,0,2,3 mode=xla'
+    """
+    known = {field.name for field in fields(Case)}
+    found: dict[str, Any] = {}
+    for word in text.split():
+        name, equals, value = word.partition("=")
+        name = "input" if name == "in" else name
+        if not equals or name not in known:
+            raise ValueError(f"case notation must be words name=value with names {sorted(known)}, got {word!r}")
+        found[name] = _read(name, value)
+    if missing := {"input", "filter"} - set(found):
+        raise ValueError(f"case notation must give in= and filter=, {sorted(missing)} missing in {text!r}")
+    return Case(**found)
+
+
+_LENGTHS = {"input": 4, "filter": 3, "strides": 2, "dilations": 2}
+_CHOICES = {"format": FORMATS, "dtype": DTYPES, "mode": MODES, "data": DATA}
+
+
+def _read(name: str, value: str) -> Any:
+    try:
+        if name in _LENGTHS:
+            numbers = tuple(int(part) for part in value.split("x"))
+            if len(numbers) != _LENGTHS[name] or min(numbers) < 0:
+                raise ValueError
+            return numbers
+        if name == "padding":
+            if value in ("SAME", "VALID"):
+                return value
+            top, bottom, left, right = (int(part) for part in value.split(","))
+            return ((top, bottom), (left, right))
+        if name in ("order", "seed"):
+            return int(value)
+        if name in _CHOICES and value not in _CHOICES[name]:
+            raise ValueError
+        return value
+    except ValueError:
+        rule = f"{_LENGTHS[name]} sizes joined by x" if name in _LENGTHS else f"one of {_CHOICES.get(name, 'its form')}"
+        if name == "padding":
+            rule = "SAME, VALID or top,bottom,left,right"
+        raise ValueError(f"case notation: {name} must be {rule}, got {value!r}") from None
+
+
+def _crossed(numbers: tuple[int, ...]) -> str:
+    return "x".join(map(str, numbers))
+
+
+def _written(name: str, value: Any) -> str:
+    if name == "padding" and not isinstance(value, str):
+        return ",".join(str(size) for side in value for size in side)
+    return _crossed(value) if name in _LENGTHS else str(value)

@@ -1,0 +1,142 @@
+"""The cases of a run: named rows for what is known to go wrong, and seeded generation for the rest."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from depthwise.conformance.case import DTYPES, FORMATS, MODES, Case, Pads
+from depthwise.conformance.malformed import MALFORMED
+from depthwise.conformance.rows import EMPTY, KNOWN_TROUBLE, TENSORFLOW_AND_KERAS
+
+LEVELS = ("quick", "standard", "full")
+_DRAWS = {"quick": 1, "standard": 8, "full": 40}  # random cases per cell of the grid
+_FLOATS = ("float32", "float32", "float32", "float64", "float16", "bfloat16")
+_EXACT = tuple(name for name in DTYPES if "int" in name or "complex" in name)
+
+
+def cases(level: str, devices: Iterable[str] = ("CPU",), seed: int = 0) -> list[Case]:
+    """The cases of a level, on every device, in an order that mixes all kinds.
+
+    Args:
+      level: "quick" (hundreds of cases), "standard" (thousands) or "full" (ten thousands).
+      devices: device types, each of which gets every case.
+      seed: of the generated cases, of all data, and of the order.
+
+    Returns:
+      Distinct cases. Equal arguments give equal lists.
+
+    Raises:
+      ValueError: there is no such level.
+
+    Example:
+      >>> cases("quick") == cases("quick")
+      True
+    """
+    if level not in LEVELS:
+        raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
+    draw = random.Random(f"{level} {seed}")
+    kinds = (_named(level), _grid(level, draw), _dtypes(level), _empty(level), _second_order(level), _refusals(level))
+    found = list(dict.fromkeys(itertools.chain(*kinds)))
+    draw.shuffle(found)
+    return [replace(case, device=device, seed=case.seed + seed) for device in devices for case in found]
+
+
+def _named(level: str) -> Iterator[Case]:
+    """Every row in some mode and format at quick, in all of them above."""
+    for index, row in enumerate((*TENSORFLOW_AND_KERAS, *KNOWN_TROUBLE)):
+        if level == "quick":
+            yield replace(row, mode=MODES[index % 4], data="integer" if index % 8 > 5 else "normal")
+            continue
+        formats = FORMATS if row.format == "NHWC" else (row.format,)
+        for mode, data_format in itertools.product(MODES, formats):
+            yield replace(row, mode=mode, format=data_format)
+        yield replace(row, data="integer")
+        yield replace(row, dtype="float64")
+
+
+def _empty(level: str) -> Iterator[Case]:
+    modes = ("eager", "xla") if level == "quick" else MODES
+    for (index, row), mode in itertools.product(enumerate(EMPTY), modes):
+        if level == "quick":
+            yield replace(row, mode=mode, format=FORMATS[index % 2])
+        else:
+            for data_format in FORMATS:
+                yield replace(row, mode=mode, format=data_format)
+
+
+def _dtypes(level: str) -> Iterator[Case]:
+    """Integers and complex numbers, for which every implementation has code of its own, if any."""
+    plain = Case((2, 6, 5, 3), (3, 2, 2))
+    shapes = (plain, replace(plain, strides=(2, 2), padding="VALID"), replace(plain, dilations=(1, 2), format="NCHW"))
+    for dtype, (index, case) in itertools.product(_EXACT, enumerate(shapes)):
+        for mode in MODES if level != "quick" else (MODES[index],):
+            yield replace(case, dtype=dtype, mode=mode)
+
+
+def _second_order(level: str) -> Iterator[Case]:
+    """Gradients of gradients: for some rows at quick, since each compiles five functions in one."""
+    some = [
+        Case((2, 5, 6, 2), (3, 3, 2)),
+        Case((2, 5, 6, 2), (3, 2, 1), strides=(2, 2), padding="VALID"),
+        Case((1, 6, 5, 2), (2, 3, 2), dilations=(2, 2)),
+        Case((1, 4, 6, 3), (3, 3, 1), padding=((2, 1), (0, 1)), format="NCHW"),
+    ]
+    for case, mode in itertools.product(some, MODES if level != "quick" else ("eager", "xla")):
+        yield replace(case, mode=mode, order=2)
+
+
+def _refusals(level: str) -> Iterator[Case]:
+    valid = Case((2, 6, 5, 3), (3, 2, 2))
+    modes = ("eager", "graph") if level == "quick" else MODES
+    for (index, name), mode in itertools.product(enumerate(MALFORMED), modes):
+        if level == "quick":
+            yield replace(valid, bad=name, mode=mode, format=FORMATS[index % 2])
+        else:
+            for data_format in FORMATS:
+                yield replace(valid, bad=name, mode=mode, format=data_format)
+
+
+def _grid(level: str, draw: random.Random) -> Iterator[Case]:
+    """Random cases in every cell of format x padding x kind of strides x kind of dilations x mode."""
+    kinds = ("one", "equal", "unequal")
+    cells = itertools.product(FORMATS, ("SAME", "VALID", "EXPLICIT"), kinds, kinds, MODES)
+    for data_format, padding, stride, dilation, mode in cells:
+        for _ in range(_DRAWS[level]):
+            yield _drawn(draw, data_format, padding, stride, dilation, mode)
+
+
+def _drawn(draw: random.Random, data_format: str, padding: str, stride: str, dilation: str, mode: str) -> Case:
+    taps = (draw.randint(1, 5), draw.randint(1, 5))
+    strides, dilations = _pair(draw, stride), _pair(draw, dilation)
+    reach = [(k - 1) * r + 1 for k, r in zip(taps, dilations, strict=True)]
+    # Most images are larger than the filter, so that most outputs aren't empty; the rest is any size from 1 on.
+    sizes = [draw.randint(r, r + 7) if draw.random() < 0.85 else draw.randint(1, 4) for r in reach]
+    pads: str | Pads = padding
+    if padding == "EXPLICIT":
+        pads = ((draw.randint(0, 3), draw.randint(0, 3)), (draw.randint(0, 3), draw.randint(0, 3)))
+    compiled = mode == "xla"
+    return Case(
+        input=(draw.randint(1, 3), sizes[0], sizes[1], draw.randint(1, 4)),
+        filter=(*taps, draw.choice((1, 1, 2, 3))),
+        strides=strides,
+        dilations=dilations,
+        padding=pads,
+        format=data_format,
+        dtype=draw.choice(_FLOATS),
+        mode=mode,
+        data=draw.choices(("normal", "integer", "special"), (6, 3, 2))[0],
+        order=2 if draw.random() < (0.05 if compiled else 0.2) else 1,
+        seed=draw.randrange(1000),
+    )
+
+
+def _pair(draw: random.Random, kind: str) -> tuple[int, int]:
+    if kind == "one":
+        return (1, 1)
+    first = draw.randint(2, 3)
+    if kind == "equal":
+        return (first, first)
+    return draw.choice(((1, first), (first, 1), (2, 3), (3, 2)))

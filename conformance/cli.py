@@ -1,0 +1,132 @@
+"""The command line: `depthwise-conformance run`, also `python -m depthwise.conformance run`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from depthwise.conformance import targets
+from depthwise.conformance.case import Case, parse
+from depthwise.conformance.cases import LEVELS, cases
+from depthwise.conformance.process import Limits
+from depthwise.conformance.report import console as console_report
+from depthwise.conformance.report import json as json_report
+from depthwise.conformance.report.header import header
+from depthwise.conformance.run import FAILURES, Run, run
+from rich.console import Console
+
+CONFORMS, FAILED, COULD_NOT_RUN = 0, 1, 2
+
+_EPILOG = """exit status: 0 every check that was made conforms (UNSUPPORTED and NOT RUN are reported, not counted);
+1 something does not; 2 it could not run"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+      arguments: as after the program's name; None for those of the process.
+
+    Returns:
+      The exit status: 0, 1 or 2, see above.
+    """
+    options = _parser().parse_args(arguments)
+    status: int = options.command(options)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="depthwise-conformance",
+        description="Tests implementations of tf.nn.depthwise_conv2d against it and against a float64 oracle.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_run(commands.add_parser("run", help="run cases on targets and report", epilog=_EPILOG))
+    commands.add_parser("targets", help="list the built-in targets").set_defaults(command=_list_targets)
+    return parser
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_run)
+    parser.add_argument(
+        "--target",
+        action="append",
+        metavar="NAME",
+        help="a built-in target (see `targets`), depthwise:LOWERING, module:callable or file.py:callable with the"
+        " signature of tf.nn.depthwise_conv2d; repeatable; default depthwise",
+    )
+    parser.add_argument("--level", choices=LEVELS, default="quick", help="how many cases; default quick")
+    parser.add_argument("--case", action="append", metavar="NOTATION", help="run this case alone; repeatable")
+    parser.add_argument("--device", action="append", help="a device type; repeatable; default CPU and GPU")
+    parser.add_argument("--seed", type=int, default=0, help="of generated cases and data; default 0")
+    parser.add_argument("--max-cases", type=int, metavar="N", help="the first N cases alone")
+    parser.add_argument("--shard", type=_shard, metavar="I/N", help="the I-th of N parts of the cases, from 1")
+    parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 8), help="worker processes at a time")
+    parser.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="for one case; default 60")
+    parser.add_argument("--memory", type=float, default=16.0, metavar="GIB", help="for one worker; default 16")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results as JSON")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    part, slash, parts = text.partition("/")
+    try:
+        index, count = int(part), int(parts)
+    except ValueError:
+        index, count = 0, 0
+    if not slash or not 1 <= index <= count:
+        raise argparse.ArgumentTypeError(f"must be I/N with 1 <= I <= N, got {text!r}")
+    return index, count
+
+
+def _run(options: argparse.Namespace) -> int:
+    console = Console()
+    names = options.target or ["depthwise"]
+    try:
+        chosen = selected(options)
+    except ValueError as error:
+        Console(stderr=True).print(f"depthwise-conformance: {error}", markup=False)
+        return COULD_NOT_RUN
+    limits = Limits(options.timeout, int(options.memory * 2**30))
+    with console_report.progress(console) as notify:
+        found = run(names, chosen, jobs=options.jobs, limits=limits, notify=notify)
+    console_report.show(console, found)
+    if options.json:
+        json_report.write(options.json, found, header(_recorded(options)))
+    return status(found)
+
+
+def selected(options: argparse.Namespace) -> list[Case]:
+    """The cases that the options ask for.
+
+    Raises:
+      ValueError: a notation or a level can't be read.
+    """
+    if options.case:
+        return [parse(text) for text in options.case]
+    chosen = cases(options.level, options.device or ("CPU", "GPU"), options.seed)
+    if options.shard:
+        index, count = options.shard
+        chosen = chosen[index - 1 :: count]
+    return chosen[: options.max_cases]
+
+
+def status(found: Run) -> int:
+    """The exit status of a run."""
+    if found.unavailable or not found.results:
+        return COULD_NOT_RUN
+    return FAILED if any(result.outcome in FAILURES for result in found.results) else CONFORMS
+
+
+def _recorded(options: argparse.Namespace) -> dict[str, object]:
+    return {name: value for name, value in vars(options).items() if isinstance(value, (str, int, float, list))}
+
+
+def _list_targets(_: argparse.Namespace) -> int:
+    console = Console()
+    for name, entry in targets.BUILT_IN.items():
+        absent = targets.missing(name)
+        console.print(f"{name:<16} {entry.summary}" + (f" ({', '.join(absent)} not installed)" if absent else ""))
+    console.print(f"{'depthwise:LOWERING':<16} depthwise.ops.depthwise_conv2d with one lowering forced", markup=False)
+    return CONFORMS

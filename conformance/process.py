@@ -1,0 +1,148 @@
+"""One worker process seen from outside: started, asked, watched for time and memory, and buried."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from depthwise.conformance import targets
+
+_START_SECONDS = 180.0  # importing a framework on a busy machine
+
+
+class WorkerLostError(Exception):
+    """The worker is gone.
+
+    Attributes:
+      outcome: "CRASH" or "TIMEOUT".
+      detail: how it ended, with the last line it wrote to standard error.
+    """
+
+    def __init__(self, outcome: str, detail: str) -> None:
+        super().__init__(f"{outcome}: {detail}")
+        self.outcome, self.detail = outcome, detail
+
+
+class TargetUnavailableError(Exception):
+    """The target can't be had in this environment: it isn't installed, or its import fails."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a worker may use.
+
+    Attributes:
+      seconds: for one request.
+      memory: resident bytes, beyond which the worker is ended (watched where /proc exists).
+    """
+
+    seconds: float = 60.0
+    memory: int = 16 * 2**30
+
+
+class Worker:
+    """A running worker of one target.
+
+    Args:
+      target: see `targets.resolve`.
+      limits: time and memory of each request.
+
+    Raises:
+      TargetUnavailableError: the target can't be had here.
+      WorkerLostError: the process ends before it is ready.
+    """
+
+    def __init__(self, target: str, limits: Limits) -> None:
+        if missing := targets.missing(target):
+            raise TargetUnavailableError(f"{', '.join(missing)} not installed")
+        self.limits = limits
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker, see close
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "depthwise.conformance.worker", target],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, **targets.environment(target)},
+        )
+        assert self._process.stdin and self._process.stdout
+        self._requests, self._answers = self._process.stdin, self._process.stdout.fileno()
+        self._unread = b""
+        hello = self._read(time.monotonic() + _START_SECONDS)
+        if "cannot" in hello:
+            self.close()
+            raise TargetUnavailableError(str(hello["cannot"]))
+        self.devices: list[str] = hello["hello"]["devices"]
+        self.versions: dict[str, str] = hello["hello"]["versions"]
+
+    def ask(self, case: str, checks: tuple[str, ...], separately: bool) -> Iterator[dict[str, Any]]:
+        """The worker's messages about a case, as they come: see `worker`.
+
+        Raises:
+          WorkerLostError: the process ended, or was ended for using too much.
+        """
+        deadline = time.monotonic() + self.limits.seconds
+        request = {"case": case, "checks": checks, "separately": separately}
+        try:
+            self._requests.write(json.dumps(request).encode() + b"\n")
+            self._requests.flush()
+        except BrokenPipeError:
+            raise self._lost() from None
+        while not (message := self._read(deadline)).get("end"):
+            yield message
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._requests.close()
+        if self._process.stdout:
+            self._process.stdout.close()
+        self._stderr.close()
+
+    def _read(self, deadline: float) -> dict[str, Any]:
+        while b"\n" not in self._unread:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                self._process.kill()
+                raise WorkerLostError("TIMEOUT", f"no answer within {self.limits.seconds:g} s")
+            ready, _, _ = select.select([self._answers], [], [], min(left, 0.5))
+            if not ready:
+                if _resident(self._process.pid) > self.limits.memory:
+                    self._process.kill()
+                    raise WorkerLostError("CRASH", f"used more than {self.limits.memory / 2**30:g} GiB of memory")
+                continue
+            chunk = os.read(self._answers, 1 << 16)
+            if not chunk:
+                raise self._lost()
+            self._unread += chunk
+        line, _, self._unread = self._unread.partition(b"\n")
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def _lost(self) -> WorkerLostError:
+        code = self._process.wait()
+        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        self._stderr.seek(0)
+        lines = [line for line in self._stderr.read().decode(errors="replace").splitlines() if line.strip()]
+        # A failed check of TensorFlow's is what ended the process; the stack follows it.
+        said = [line for line in lines if "Check failed" in line] or lines
+        return WorkerLostError("CRASH", f"{how}: {said[-1][-300:]}" if said else how)
+
+
+def _resident(pid: int) -> int:
+    """Resident bytes of a process, 0 where the system doesn't tell."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0

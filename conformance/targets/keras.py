@@ -1,0 +1,63 @@
+"""Keras: its op and its layer, and any layer with the same arguments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from depthwise.conformance.targets.tensorflow import TensorFlowTarget
+
+
+def op() -> TensorFlowTarget:
+    """`keras.ops.depthwise_conv` on the TensorFlow backend."""
+
+    def convolve(input: Any, filter: Any, strides: Any, padding: Any, data_format: Any, dilations: Any) -> Any:
+        arguments = _keras_arguments(strides, padding, data_format, dilations)
+        return keras.ops.depthwise_conv(input, filter, **arguments)
+
+    return TensorFlowTarget(convolve)
+
+
+def layer() -> TensorFlowTarget:
+    """`keras.layers.DepthwiseConv2D`."""
+
+    def convolve(input: Any, filter: Any, strides: Any, padding: Any, data_format: Any, dilations: Any) -> Any:
+        return call_layer(keras.layers.DepthwiseConv2D, input, filter, strides, padding, data_format, dilations)
+
+    return TensorFlowTarget(convolve)
+
+
+def call_layer(
+    layer_class: Any, input: Any, filter: Any, strides: Any, padding: Any, data_format: Any, dilations: Any
+) -> Any:
+    """Calls a layer with `filter` in place of its weight, so that gradients reach it.
+
+    Args:
+      layer_class: called with the arguments of `keras.layers.DepthwiseConv2D`.
+      input, filter, strides, padding, data_format, dilations: as `tf.nn.depthwise_conv2d` takes them.
+
+    Returns:
+      The layer's output.
+
+    Raises:
+      NotImplementedError: a layer has no argument for that.
+    """
+    kh, kw, channels, multiplier = filter.shape
+    if not channels or not multiplier:
+        raise NotImplementedError("a layer has at least one channel and one multiple")
+    arguments = _keras_arguments(strides, padding, data_format, dilations)
+    layer = layer_class((kh, kw), depth_multiplier=multiplier, use_bias=False, dtype=filter.dtype.name, **arguments)
+    layer.build((None, None, None, channels) if data_format == "NHWC" else (None, channels, None, None))
+    return layer.stateless_call([filter], [], input)[0]
+
+
+def _keras_arguments(strides: Any, padding: Any, data_format: Any, dilations: Any) -> dict[str, Any]:
+    if not isinstance(padding, str):
+        raise NotImplementedError("Keras has no explicit padding")
+    nhwc = data_format == "NHWC"
+    return {
+        "strides": tuple(strides[1:3] if nhwc else strides[2:4]),
+        "padding": padding.lower(),
+        "data_format": "channels_last" if nhwc else "channels_first",
+        "dilation_rate": tuple(dilations or (1, 1)),
+    }

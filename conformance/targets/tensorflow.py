@@ -1,0 +1,140 @@
+"""Targets that are callables with the signature of `tf.nn.depthwise_conv2d`: the stock op, ours, and anybody's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import tensorflow as tf
+from depthwise.conformance.case import Case
+from depthwise.conformance.data import FIRST_ORDER, SECOND_ORDER, Problem
+from depthwise.conformance.malformed import MALFORMED
+from depthwise.conformance.targets.base import Outputs, as_array
+
+Tensor = Any
+Op = Callable[..., Tensor]
+
+
+class TensorFlowTarget:
+    """Runs a callable in eager mode, as a graph with known or unknown dimensions, and compiled by XLA.
+
+    Args:
+      op: called as op(input, filter, strides, padding, data_format=..., dilations=...).
+    """
+
+    def __init__(self, op: Op) -> None:
+        self.op = op
+        # TF32 has 11 significant bits: a result computed in it is not float32's, so GPUs are asked for float32.
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+
+    def devices(self) -> list[str]:
+        return sorted({device.device_type for device in tf.config.list_logical_devices()})
+
+    def versions(self) -> dict[str, str]:
+        return {"tensorflow": str(tf.__version__), "keras": str(tf.keras.__version__)}
+
+    def prepare(self, problem: Problem, wanted: Collection[str]) -> Callable[[], Outputs]:
+        case = problem.case
+        shapes: list[tuple[int | None, ...] | None] = []
+
+        def results(x: Tensor, w: Tensor, dy: Tensor, u: Tensor, v: Tensor) -> dict[str, Tensor]:
+            found, shape = _differentiated(lambda a, b: self.op(a, b, **arguments(case)), (x, w, dy, u, v), wanted)
+            shapes.append(shape)
+            return found
+
+        with tf.device(f"/{case.device}:0"):
+            # Copied: TensorFlow may share an array's memory, and a target may overwrite it.
+            tensors = [tf.constant(a.copy()) for a in (problem.x, problem.w, problem.dy, problem.u, problem.v)]
+        function = _in_mode(results, case, tensors)
+
+        def run() -> Outputs:
+            with tf.device(f"/{case.device}:0"):
+                found = function(*tensors)
+            arrays = {name: as_array(tensor) for name, tensor in found.items()}
+            return Outputs(arrays, shapes[0], [as_array(tensor) for tensor in tensors[:2]])
+
+        return run
+
+    def call_malformed(self, problem: Problem) -> Any:
+        case = problem.case
+        call = MALFORMED[case.bad]({"input": problem.x, "filter": problem.w, **arguments(case, explicit=True)})
+        with tf.device(f"/{case.device}:0"):
+            tensors = [tf.constant(call.pop(name)) for name in ("input", "filter")]
+
+            def result(x: Tensor, w: Tensor) -> Tensor:
+                return self.op(x, w, **call)
+
+            return as_array(_in_mode(result, case, tensors)(*tensors))
+
+
+def arguments(case: Case, explicit: bool = False) -> dict[str, Any]:
+    """Everything but input and filter, as `tf.nn.depthwise_conv2d` takes it."""
+    nhwc = case.format == "NHWC"
+
+    def four(pair: Any, rest: Any) -> list[Any]:
+        return [rest, *pair, rest] if nhwc else [rest, rest, *pair]
+
+    padding: Any = case.padding
+    if not isinstance(padding, str):
+        padding = four([list(side) for side in padding], [0, 0])
+    dilations = list(case.dilations) if explicit or case.dilations != (1, 1) else None
+    return {
+        "strides": four(case.strides, 1),
+        "padding": padding,
+        "data_format": case.format,
+        "dilations": dilations,
+    }
+
+
+def _in_mode(function: Callable[..., Any], case: Case, tensors: list[Tensor]) -> Callable[..., Any]:
+    if case.mode == "eager":
+        return function
+    if case.mode != "dynamic":
+        compiled: Callable[..., Any] = tf.function(function, autograph=False, jit_compile=case.mode == "xla")
+        return compiled
+    # Unknown batch, height and width. The channels stay known, and so does the filter: the stock op requires it.
+    unknown = [None, None, None, case.input[3]] if case.format == "NHWC" else [None, case.input[3], None, None]
+    output = [None if size is None else case.input[3] * case.filter[2] for size in unknown]
+    shapes = [unknown, case.filter_shape, output, unknown, case.filter_shape]
+    signature = [tf.TensorSpec(s, t.dtype) for s, t in zip(shapes, tensors, strict=False)]
+    general: Callable[..., Any] = tf.function(function, autograph=False, input_signature=signature)
+    return general
+
+
+def _differentiated(
+    op: Callable[[Tensor, Tensor], Tensor], tensors: tuple[Tensor, ...], wanted: Collection[str]
+) -> tuple[dict[str, Tensor], tuple[int | None, ...] | None]:
+    """The wanted results by name, None gradients left out, and the output's static shape."""
+    x, w, dy = tensors[:3]
+    found: dict[str, Tensor] = {}
+    second = set(wanted) & set(SECOND_ORDER)
+    first = set(wanted) & set(FIRST_ORDER[1:])
+    if not second and not first:
+        y = op(x, w)
+        return {"value": y}, _static(y)
+    with tf.GradientTape(persistent=True) as outer:
+        if second:
+            outer.watch([x, w, dy])
+        with tf.GradientTape() as inner:
+            inner.watch([x, w])
+            y = op(x, w)
+        # One tape for both gradients, as training has it, unless one of them alone is asked for.
+        sources = {"input_gradient": x, "filter_gradient": w}
+        names = [name for name in sources if second or name in first]
+        gradients = inner.gradient(y, [sources[name] for name in names], output_gradients=dy)
+        found = {"value": y, **dict(zip(names, gradients, strict=True))}
+        if second:
+            found |= _second(outer, found, tensors)
+    return {name: tensor for name, tensor in found.items() if tensor is not None and name in wanted}, _static(y)
+
+
+def _second(tape: Any, found: dict[str, Tensor], tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    x, w, dy, u, v = tensors
+    with tape.stop_recording():
+        of_dx = tape.gradient(found["input_gradient"], [w, dy], output_gradients=u)
+        of_dw = tape.gradient(found["filter_gradient"], [x, dy], output_gradients=v)
+    return dict(zip(SECOND_ORDER, [*of_dx, *of_dw], strict=True))
+
+
+def _static(y: Tensor) -> tuple[int | None, ...] | None:
+    return tuple(y.shape) if y.shape.rank is not None else None

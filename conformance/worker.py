@@ -1,0 +1,124 @@
+"""The process in which one target runs: reads cases from standard input, answers with findings, line by line in JSON.
+
+Whatever a target does to its process (abort, hang, write to standard output) happens here and not in the run. Requests
+and answers:
+
+    {"case": "in=... filter=...", "checks": ["value", ...], "separately": false}
+    {"begin": ["value", ...]}      these checks are being computed: a crash from here on is theirs
+    {"found": {"check": "value", "outcome": "PASS", "units": 0.1, "detail": "", "raised": false, "spread": null}}
+    {"end": true}                  the request is answered
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from typing import Any, TextIO
+
+from depthwise.conformance.case import parse
+from depthwise.conformance.checks import CHECKS, REFUSAL, Evidence, Finding, groups_of
+from depthwise.conformance.data import Problem
+from depthwise.conformance.targets import resolve
+from depthwise.conformance.targets.base import Target
+
+# What a refusal may be. Anything else (an abort, an internal error, an assertion) is a failure to refuse.
+_REFUSALS = ("ValueError", "TypeError", "InvalidArgumentError")
+
+
+def main(target_name: str) -> None:
+    """Serves requests until standard input ends.
+
+    Args:
+      target_name: see `targets.resolve`.
+    """
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what a target prints goes to standard error
+    try:
+        target = resolve(target_name)
+        hello = {"devices": target.devices(), "versions": target.versions()}
+    except Exception as error:
+        _send(answers, {"cannot": _line(error)})
+        return
+    _send(answers, {"hello": hello})
+    for request in map(json.loads, sys.stdin):
+        _answer(answers, target, Problem(parse(request["case"])), tuple(request["checks"]), request["separately"])
+        _send(answers, {"end": True})
+
+
+def _answer(answers: TextIO, target: Target, problem: Problem, checks: tuple[str, ...], separately: bool) -> None:
+    if checks == (REFUSAL,):
+        _send(answers, {"begin": checks})
+        _found(answers, REFUSAL, *_refusal(target, problem))
+        return
+    groups = groups_of(checks)
+    if not separately and len(groups) > 1:
+        _send(answers, {"begin": checks})
+        results = tuple(name for _, names in groups for name in names)
+        try:
+            evidence = _evidence(target, problem, results)
+        except Exception:
+            pass  # one of the results fails: find out which
+        else:
+            _judge(answers, evidence, checks)
+            return
+    for members, results in groups:
+        _send(answers, {"begin": members})
+        try:
+            evidence = _evidence(target, problem, results)
+        except NotImplementedError as error:
+            for check in members:
+                _found(answers, check, "UNSUPPORTED", Finding(False, detail=_line(error)))
+        except Exception as error:
+            for check in members:
+                _found(answers, check, "FAIL", Finding(False, detail=f"raised {_line(error)}", raised=True))
+        else:
+            _judge(answers, evidence, members)
+
+
+def _evidence(target: Target, problem: Problem, results: tuple[str, ...]) -> Evidence:
+    run = target.prepare(problem, results)
+    return Evidence(problem, run(), run())
+
+
+def _judge(answers: TextIO, evidence: Evidence, checks: tuple[str, ...]) -> None:
+    for check in checks:
+        finding = CHECKS[check](evidence)
+        _found(answers, check, "PASS" if finding.holds else "FAIL", finding)
+
+
+def _refusal(target: Target, problem: Problem) -> tuple[str, Finding]:
+    try:
+        result = target.call_malformed(problem)
+    except NotImplementedError as error:
+        return "UNSUPPORTED", Finding(False, detail=_line(error))
+    except Exception as error:
+        if any(kind.__name__ in _REFUSALS for kind in type(error).__mro__):
+            return "PASS", Finding(True)
+        return "FAIL", Finding(
+            False, raised=True, detail=f"raised {_line(error)}, but should raise one of {', '.join(_REFUSALS)}"
+        )
+    shape = getattr(result, "shape", None)
+    return "FAIL", Finding(False, detail=f"returned a result of shape {shape}, but should refuse {problem.case.bad}")
+
+
+def _found(answers: TextIO, check: str, outcome: str, finding: Finding) -> None:
+    spread = finding.spread and dataclasses.astuple(finding.spread)
+    found = {"check": check, "outcome": outcome, "units": finding.units, "detail": finding.detail}
+    _send(answers, {"found": {**found, "raised": finding.raised, "spread": spread}})
+
+
+def _send(answers: TextIO, message: dict[str, Any]) -> None:
+    answers.write(json.dumps(message) + "\n")
+
+
+def _line(error: BaseException) -> str:
+    # TensorFlow puts the graph's stack before what it has to say.
+    noise = ("Graph execution error", "Detected at node", "  File ", "Stack trace")
+    said = [line for line in str(error).splitlines() if line.strip() and not line.startswith(noise)]
+    return f"{type(error).__name__}: {' '.join(' '.join(said).split())[:300]}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,55 @@
+"""The notation: every case of a level reads back as itself, and what is no case is refused by name."""
+
+import unittest
+
+from depthwise.conformance.case import Case, parse
+from depthwise.conformance.cases import LEVELS, cases
+from depthwise.conformance.checks import checks_of
+from parameterized import parameterized
+
+
+class NotationTest(unittest.TestCase):
+    @parameterized.expand([(level,) for level in LEVELS])
+    def test_every_case_reads_back_as_itself(self, level):
+        for case in cases(level, ("CPU", "GPU")):
+            self.assertEqual(parse(str(case)), case)
+
+    def test_defaults_are_left_out(self):
+        self.assertEqual(str(Case((1, 5, 5, 2), (3, 3, 1))), "in=1x5x5x2 filter=3x3x1")
+
+    @parameterized.expand(
+        [
+            ("filter=3x3x1", "in="),
+            ("in=1x5x5x2 filter=3x3", "filter"),
+            ("in=1x5x-5x2 filter=3x3x1", "input"),
+            ("in=1x5x5x2 filter=3x3x1 padding=same", "padding"),
+            ("in=1x5x5x2 filter=3x3x1 mode=fast", "mode"),
+            ("in=1x5x5x2 filter=3x3x1 color=red", "color"),
+            ("in=1x5x5x2 filter=3x3x1 xla", "xla"),
+        ]
+    )
+    def test_refuses(self, text, name):
+        with self.assertRaisesRegex(ValueError, name):
+            parse(text)
+
+
+class CasesTest(unittest.TestCase):
+    def test_levels_are_as_large_as_promised(self):
+        self.assertGreaterEqual(len(cases("quick")), 300)
+        self.assertGreaterEqual(sum(len(checks_of(case)) for case in cases("quick")), 1000)
+        self.assertGreaterEqual(sum(len(checks_of(case)) for case in cases("standard")), 10000)
+
+    def test_seed_changes_the_generated_cases_and_nothing_else_does(self):
+        self.assertEqual(cases("quick", seed=3), cases("quick", seed=3))
+        self.assertNotEqual(cases("quick", seed=3), cases("quick", seed=4))
+
+    def test_every_cell_of_the_grid_is_met(self):
+        seen = {(c.format, c.padding_kind, c.strides > (1, 1), c.dilations > (1, 1), c.mode) for c in cases("quick")}
+        self.assertEqual(len(seen), 2 * 3 * 2 * 2 * 4)
+
+    def test_no_case_is_listed_twice(self):
+        self.assertEqual(len(set(cases("standard"))), len(cases("standard")))
+
+    def test_unknown_level_is_refused(self):
+        with self.assertRaisesRegex(ValueError, "level"):
+            cases("thorough")

@@ -1,0 +1,118 @@
+"""Each check goes red on results that are wrong in the one way that it is there for, and on no others."""
+
+import unittest
+
+import numpy as np
+from depthwise.conformance.case import parse
+from depthwise.conformance.checks import CHECKS, Evidence, Spread, checks_of, groups_of, statistics
+from depthwise.conformance.data import Problem
+from depthwise.conformance.targets.base import Outputs
+from parameterized import parameterized
+
+CASE = parse("in=2x5x6x3 filter=3x2x2 strides=2x1 order=2")
+
+
+def right(problem):
+    """What a correct target returns, computed by the oracle."""
+    arrays = {name: problem.expected(name).values.astype(problem.dtype) for name in CHECKS if name in NUMBERS}
+    return Outputs(arrays, problem.case.output_shape, [problem.x.copy(), problem.w.copy()])
+
+
+NUMBERS = ("value", *(name for members, _ in groups_of(checks_of(CASE))[1:] for name in members))
+
+
+def red(first, second=None):
+    """The names of the checks that fail."""
+    problem = Problem(CASE)
+    evidence = Evidence(problem, first, second or right(problem))
+    return {name for name in checks_of(CASE) if not CHECKS[name](evidence).holds}
+
+
+class ChecksTest(unittest.TestCase):
+    def test_correct_results_pass(self):
+        self.assertEqual(red(right(Problem(CASE))), set())
+
+    @parameterized.expand([(name,) for name in NUMBERS])
+    def test_one_wrong_element(self, name):
+        outputs = right(Problem(CASE))
+        outputs.arrays[name].reshape(-1)[7] += 1e-3
+        self.assertEqual(red(outputs), {name, "determinism"})
+
+    @parameterized.expand([(name,) for name in NUMBERS])
+    def test_swallowed_or_invented_nan(self, name):
+        outputs = right(Problem(CASE))
+        outputs.arrays[name].reshape(-1)[7] = np.nan
+        self.assertIn(name, red(outputs))
+
+    def test_missing_gradient(self):
+        outputs, again = right(Problem(CASE)), right(Problem(CASE))
+        del outputs.arrays["input_gradient"], again.arrays["input_gradient"]
+        self.assertEqual(red(outputs, again), {"input_gradient"})
+
+    def test_wrong_shape(self):
+        outputs = right(Problem(CASE))
+        outputs.arrays["value"] = outputs.arrays["value"][:, :-1]
+        self.assertEqual(red(outputs), {"value", "shape", "determinism"})
+
+    @parameterized.expand([((2, 3, 6, 5),), ((2, 3, 6),), ((None, 3, 7, None),)])
+    def test_wrong_static_shape(self, shape):
+        outputs = right(Problem(CASE))
+        outputs.static_shape = shape
+        self.assertEqual(red(outputs), {"shape"})
+
+    @parameterized.expand([((None, None, None, 6),), ((2, 3, 6, 6),)])
+    def test_compatible_static_shape(self, shape):
+        outputs = right(Problem(CASE))
+        outputs.static_shape = shape
+        self.assertEqual(red(outputs), set())
+
+    def test_wrong_dtype(self):
+        outputs, again = right(Problem(CASE)), right(Problem(CASE))
+        for one in (outputs, again):
+            one.arrays["filter_gradient"] = one.arrays["filter_gradient"].astype(np.float64)
+        self.assertEqual(red(outputs, again), {"dtype"})
+
+    @parameterized.expand([(0,), (1,)])
+    def test_overwritten_input(self, which):
+        outputs = right(Problem(CASE))
+        outputs.inputs_after[which].reshape(-1)[0] += 1
+        self.assertEqual(red(outputs), {"inputs_untouched"})
+
+    def test_integer_data_tolerate_nothing(self):
+        problem = Problem(parse("in=1x6x6x2 filter=3x3x1 dtype=bfloat16 data=integer"))
+        for name in ("value", "input_gradient", "filter_gradient"):
+            self.assertEqual(problem.expected(name).bound.max(), 0.0)
+            exact = problem.expected(name).values
+            np.testing.assert_array_equal(exact, exact.astype(problem.dtype).astype(np.float64))
+
+    def test_special_data_hold_nan_and_both_infinities(self):
+        problem = Problem(parse("in=1x6x6x2 filter=3x3x1 data=special"))
+        for array in (problem.x, problem.dy):
+            self.assertTrue(np.isnan(array).any() and np.isposinf(array).any() and np.isneginf(array).any())
+
+
+class GroupsTest(unittest.TestCase):
+    def test_groups_hold_every_check_once(self):
+        names = checks_of(CASE)
+        self.assertEqual(sorted(name for members, _ in groups_of(names) for name in members), sorted(names))
+
+
+class StatisticsTest(unittest.TestCase):
+    @staticmethod
+    def spread(errors):
+        return Spread(errors.size, float((errors**2).sum()), float((errors**4).sum()), float(errors.sum()))
+
+    def test_correct_rounding_passes(self):
+        errors = np.random.default_rng(0).uniform(-1.7, 1.7, 20000)
+        self.assertTrue(statistics(self.spread(errors)).holds)
+
+    def test_errors_twice_too_large_fail(self):
+        errors = np.random.default_rng(0).normal(scale=2, size=2000)
+        self.assertIn("root mean square", statistics(self.spread(errors)).detail)
+
+    def test_truncation_fails(self):
+        errors = -np.random.default_rng(0).uniform(0, 1, 2000)
+        self.assertIn("along the value's sign", statistics(self.spread(errors)).detail)
+
+    def test_spreads_add(self):
+        self.assertEqual(Spread(1, 2.0, 3.0, 4.0) + Spread(1, 1.0, 1.0, 1.0), Spread(2, 3.0, 4.0, 5.0))
