@@ -33,16 +33,19 @@ def ceil_div(n: Size, divisor: Size) -> Size:
 
 
 class Run(NamedTuple):
-    """A maximal run of neighbouring results that the same taps contribute to.
+    """Neighbouring results that are formed alike: sums of the same taps times shifted samples of a source.
 
     Results `start` to `stop` (exclusive) are the sums, over the pairs (tap, begin) of `terms`, of the tap times the
-    source samples begin, begin + step, begin + 2*step, ...; every one of those samples exists.
+    samples begin, begin + step, begin + 2*step, ... of the source; or, where `piece` is a range of the source rather
+    than None, of that piece with `pads` zeros before and after it. Every sample named exists.
     """
 
     start: int
     stop: int
     step: int
     terms: tuple[tuple[int, int], ...]
+    piece: tuple[int, int] | None = None
+    pads: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,42 @@ def input_runs(axis: Axis, phase: int) -> tuple[Run, ...]:
         terms = tuple((t, start + shift) for t, shift in shifts.items() if 0 <= start + shift < axis.output)
         runs.append(Run(start, stop, 1, terms))
     return tuple(runs)
+
+
+def with_border_merged(runs: tuple[Run, ...], source: int) -> tuple[Run, ...]:
+    """The same results in at most three runs: before the middle, where all taps meet the source; the middle; after it.
+
+    The two border runs take all taps, from a padded piece of the source (whose size is `source`). Fewer runs, at the
+    price of multiplications by zero on the border. Without a middle, a single padded run remains.
+    """
+    taps = max(len(run.terms) for run in runs)
+    middle = [k for k, run in enumerate(runs) if len(run.terms) == taps == len(_taps(runs))]
+    if not middle:
+        return (merged(runs, runs, source),)
+    k = middle[0]
+    parts = (runs[:k], runs[k : k + 1], runs[k + 1 :])
+    return tuple(merged(part, runs, source) for part in parts if part)
+
+
+def merged(part: tuple[Run, ...], runs: tuple[Run, ...], source: int) -> Run:
+    """The runs of a part as one, with every tap of all runs that any of the part has."""
+    if len(part) == 1:
+        return part[0]
+    start, stop, step = part[0].start, part[-1].stop, part[0].step
+    # A tap that misses the source in one run stands where the others say: positions advance by `step`.
+    origins = {tap: begin - step * run.start for run in runs for tap, begin in run.terms}
+    begins = {tap: origins[tap] + step * start for tap in _taps(part)}
+    if not begins:
+        return Run(start, stop, step, ())
+    first, last = min(begins.values()), max(begins.values()) + step * (stop - start - 1) + 1
+    piece = max(first, 0), min(last, source)
+    pads = piece[0] - first, last - piece[1]
+    return Run(start, stop, step, tuple((tap, begin - first) for tap, begin in begins.items()), piece, pads)
+
+
+def _taps(runs: tuple[Run, ...]) -> list[int]:
+    """The taps that meet the source in any of the runs."""
+    return sorted({tap for run in runs for tap, _ in run.terms})
 
 
 @dataclass(frozen=True)

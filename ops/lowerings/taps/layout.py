@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import tensorflow as tf
+from depthwise.ops.geometry import Run
 from depthwise.ops.spec import ConvSpec
 
 raw = tf.raw_ops
@@ -64,6 +65,16 @@ class Layout:
         (begin[self.col], end[self.col], step[self.col]) = cols
         whole = sum(1 << axis for axis in range(self.rank) if axis not in (self.row, self.col))
         return raw.StridedSlice(input=image, begin=begin, end=end, strides=step, begin_mask=whole, end_mask=whole)
+
+    def piece(self, image: tf.Tensor, rows: Run, cols: Run) -> tf.Tensor:
+        """The piece of an image, and the padding around it, that two runs want: most often the image as it is."""
+        if rows.piece is None and cols.piece is None:
+            return image
+        pads = [[0, 0] for _ in range(self.rank)]
+        pads[self.row], pads[self.col] = list(rows.pads), list(cols.pads)
+        top, bottom = rows.piece or (0, image.shape[self.row])
+        left, right = cols.piece or (0, image.shape[self.col])
+        return raw.Pad(input=self.cut(image, (top, bottom, 1), (left, right, 1)), paddings=pads)
 
     def zeros(self, image: tf.Tensor, height: Any, width: Any) -> tf.Tensor:
         """An image of zeros with the channels of the output, the batch and dtype of this one."""

@@ -1,25 +1,30 @@
 """Output and input gradient as stencils: each result a sum of taps times shifted samples of an image.
 
-Padding is never materialised. The results are grouped by which taps meet the image and which meet padding
-(`geometry.output_runs`, `input_runs`); within a group every tap is one plain slice of the image, which XLA fuses with
-the others into one vectorised loop, and the groups are concatenated.
+The image is never padded as a whole, which would cost a pass over it. The results are grouped by which taps meet the
+image and which meet padding (`geometry.output_runs`, `input_runs`); within a group every tap is one plain slice of the
+image, which XLA fuses with the others into one vectorised loop, and the groups are concatenated. Where that makes many
+groups, those on the border are merged and computed from small padded pieces of the image.
 """
 
 from __future__ import annotations
 
 import tensorflow as tf
-from depthwise.ops.geometry import Run, input_runs, output_runs
+from depthwise.ops.geometry import Run, input_runs, merged, output_runs, with_border_merged
 from depthwise.ops.lowerings.taps.layout import Layout, step_range, total
 from depthwise.ops.spec import ConvSpec
 
 raw = tf.raw_ops
+
+MAX_REGIONS = 9
+"""Blocks written out exactly. A 3x3 filter has 9; a 7x7 one would have 49, and compile for 7 s instead of 1 s."""
 
 
 def output(spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
     """The convolution."""
     layout = Layout(spec, tf.shape(w))
     x, weights = layout.input(x), layout.weights(w)
-    return layout.merge(_assemble(layout, x, weights, output_runs(spec.rows), output_runs(spec.cols)))
+    runs, sizes = (output_runs(spec.rows), output_runs(spec.cols)), (spec.rows.size, spec.cols.size)
+    return layout.merge(_assemble(layout, x, weights, *runs, sizes))
 
 
 def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
@@ -30,23 +35,43 @@ def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) ->
     phases = []
     for top in range(height):
         for left in range(width):
-            phase = _assemble(layout, dy, weights, input_runs(spec.rows, top), input_runs(spec.cols, left))
+            runs, sizes = (
+                (input_runs(spec.rows, top), input_runs(spec.cols, left)),
+                (spec.rows.output, spec.cols.output),
+            )
+            phase = _assemble(layout, dy, weights, *runs, sizes)
             phases.append(tf.reduce_sum(phase, layout.multiplier_axis) if layout.multiplied else phase)
     return _interleave(spec, phases)
 
 
 def _assemble(
-    layout: Layout, image: tf.Tensor, weights: list[list[tf.Tensor]], rows: tuple[Run, ...], cols: tuple[Run, ...]
+    layout: Layout,
+    image: tf.Tensor,
+    weights: list[list[tf.Tensor]],
+    rows: tuple[Run, ...],
+    cols: tuple[Run, ...],
+    sizes: tuple[int, int],
 ) -> tf.Tensor:
-    """The stencil's value on every pair of a run of rows and a run of columns, put side by side."""
-    bands = [_concat([_block(layout, image, weights, r, c) for c in cols], layout.col) for r in rows]
-    return _concat(bands, layout.row)
+    """The stencil's value everywhere, from blocks on which all results are formed alike.
+
+    Args:
+      sizes: height and width of the image.
+    """
+    if len(rows) * len(cols) <= MAX_REGIONS:
+        bands = [(r, cols) for r in rows]
+    else:
+        inner, whole = with_border_merged(cols, sizes[1]), (merged(cols, cols, sizes[1]),)
+        bands = [(r, inner if r.piece is None else whole) for r in with_border_merged(rows, sizes[0])]
+    blocks = [[_block(layout, image, weights, r, c) for c in across] for r, across in bands]
+    return _concat([_concat(band, layout.col) for band in blocks], layout.row)
 
 
 def _block(layout: Layout, image: tf.Tensor, weights: list[list[tf.Tensor]], rows: Run, cols: Run) -> tf.Tensor:
+    """The results of one run of rows and one run of columns."""
     height, width = rows.stop - rows.start, cols.stop - cols.start
     if not rows.terms or not cols.terms:
         return layout.zeros(image, height, width)
+    image = layout.piece(image, rows, cols)
     return total(
         [
             raw.Mul(
