@@ -77,6 +77,8 @@ def _numbers(name: str) -> Callable[[Evidence], Finding]:
         units = tolerance.error_in_bounds(actual, expected.values, expected.bound, problem.case.dtype)
         if not units.size:
             return Finding(True)
+        if expected.nan_too is not None:
+            units = np.where(expected.nan_too & np.isnan(actual), 0.0, units)
         at = np.unravel_index(int(np.argmax(units)), units.shape)
         worst = float(units[at])
         where = f"{name}{[int(i) for i in at]}={actual[at]}, but should be {expected.values[at]}"

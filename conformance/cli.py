@@ -10,6 +10,7 @@ from pathlib import Path
 from depthwise.conformance import targets
 from depthwise.conformance.case import Case, parse
 from depthwise.conformance.cases import LEVELS, cases
+from depthwise.conformance.mutation import BASE, clean, fates
 from depthwise.conformance.process import Limits
 from depthwise.conformance.report import console as console_report
 from depthwise.conformance.report import json as json_report
@@ -44,12 +45,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands.add_parser("run", help="run cases on targets and report", epilog=_EPILOG))
+    _add_mutation(commands.add_parser("mutation", help="run the planted faults and print how many are caught"))
     commands.add_parser("targets", help="list the built-in targets").set_defaults(command=_list_targets)
     return parser
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_run)
+    _add_selection(parser)
     parser.add_argument(
         "--target",
         action="append",
@@ -57,6 +60,16 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="a built-in target (see `targets`), depthwise:LOWERING, module:callable or file.py:callable with the"
         " signature of tf.nn.depthwise_conv2d; repeatable; default depthwise",
     )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results as JSON")
+
+
+def _add_mutation(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_mutate)
+    _add_selection(parser)
+    parser.add_argument("--fault", action="append", metavar="NAME", help="this fault alone; repeatable; default all")
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--level", choices=LEVELS, default="quick", help="how many cases; default quick")
     parser.add_argument("--case", action="append", metavar="NOTATION", help="run this case alone; repeatable")
     parser.add_argument("--device", action="append", help="a device type; repeatable; default CPU and GPU")
@@ -66,7 +79,6 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 8), help="worker processes at a time")
     parser.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="for one case; default 60")
     parser.add_argument("--memory", type=float, default=16.0, metavar="GIB", help="for one worker; default 16")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results as JSON")
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -88,13 +100,35 @@ def _run(options: argparse.Namespace) -> int:
     except ValueError as error:
         Console(stderr=True).print(f"depthwise-conformance: {error}", markup=False)
         return COULD_NOT_RUN
-    limits = Limits(options.timeout, int(options.memory * 2**30))
+    limits = _limits(options)
     with console_report.progress(console) as notify:
         found = run(names, chosen, jobs=options.jobs, limits=limits, notify=notify)
     console_report.show(console, found)
     if options.json:
         json_report.write(options.json, found, header(_recorded(options)))
     return status(found)
+
+
+def _mutate(options: argparse.Namespace) -> int:
+    from depthwise.conformance import faults  # imports TensorFlow
+
+    console = Console()
+    limits = _limits(options)
+    with console_report.progress(console) as notify:
+        cases_here = clean(selected(options), jobs=options.jobs, limits=limits, notify=notify)
+    names = [f"fault:{name}" for name in options.fault] if options.fault else faults.names()
+    console.print(f"{len(names)} faults, each until it fails one of {len(cases_here)} cases that {BASE} passes")
+    found = fates(names, cases_here, jobs=options.jobs, limits=limits, notify=console_report.fate(console))
+    survivors = [fate.fault for fate in found if fate.caught_by is None]
+    caught = len(found) - len(survivors)
+    console.print(
+        f"mutation score at {options.level}: {caught} of {len(found)} faults caught ({caught / len(found):.0%})"
+    )
+    return FAILED if survivors else CONFORMS
+
+
+def _limits(options: argparse.Namespace) -> Limits:
+    return Limits(options.timeout, int(options.memory * 2**30))
 
 
 def selected(options: argparse.Namespace) -> list[Case]:

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from depthwise.conformance.mutation import Fate
 from depthwise.conformance.report.matrix import Cell, matrix
 from depthwise.conformance.run import FAILURES, OUTCOMES, PASS, REFERENCE_WRONG, Progress, Result, Run
 from rich.console import Console
@@ -45,6 +46,19 @@ def show(console: Console, run: Run, *, failures: int = 20) -> None:
     absent = {result.case.device for result in run.results if result.outcome == "NOT RUN"}
     if absent:
         console.print(f"[dim]NOT RUN: no {', '.join(sorted(absent))} on this machine[/]")
+
+
+def fate(console: Console) -> Callable[[Fate], None]:
+    """What prints the fate of a fault, one line each."""
+
+    def show_fate(fate: Fate) -> None:
+        if fate.caught_by is None:
+            console.print(f"[red]SURVIVED[/] {escape(fate.fault)}")
+            return
+        by = fate.caught_by
+        console.print(f"[green]caught[/]   {escape(fate.fault)} by {by.check} ({by.outcome}): {escape(by.subject)}")
+
+    return show_fate
 
 
 def _summary(console: Console, by_target: dict[str, list[Result]]) -> None:

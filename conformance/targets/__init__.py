@@ -33,6 +33,8 @@ _HERE = "depthwise.conformance.targets."
 BUILT_IN: dict[str, Entry] = {
     "depthwise": Entry(_HERE + "ours", "auto", "depthwise.ops.depthwise_conv2d"),
     "layer": Entry(_HERE + "ours", "layer", "depthwise.layers.DepthwiseConv2D"),
+    "keras": Entry(_HERE + "keras", "op", "keras.ops.depthwise_conv on the TensorFlow backend"),
+    "keras-layer": Entry(_HERE + "keras", "layer", "keras.layers.DepthwiseConv2D"),
     "tf": Entry(_HERE + "stock", "op", "tf.nn.depthwise_conv2d, the reference"),
     "tf-no-onednn": Entry(
         _HERE + "stock", "op", "the same in a process without oneDNN", (), {"TF_ENABLE_ONEDNN_OPTS": "0"}
@@ -55,7 +57,7 @@ def resolve(name: str) -> Target:
     """The target that a name stands for; imports its framework.
 
     Args:
-      name: a built-in name, "depthwise:LOWERING", "module:callable" or "file.py:callable". A callable has the signature
+      name: a built-in name, "depthwise:LOWERING", "fault:NAME" (see `faults`), "module:callable" or "file.py:callable". A callable has the signature
         of `tf.nn.depthwise_conv2d` and raises NotImplementedError for what it doesn't support.
 
     Returns:
@@ -79,6 +81,10 @@ def resolve(name: str) -> Target:
         return lowering
     from depthwise.conformance.targets.tensorflow import TensorFlowTarget
 
+    if source == "fault":
+        from depthwise.conformance import faults
+
+        return TensorFlowTarget(faults.load(attribute))
     found = getattr(_load(source), attribute, None)
     if not callable(found):
         raise ValueError(f"target {name!r}: {source!r} must define a callable {attribute!r}, found {found!r}")

@@ -46,6 +46,12 @@ class CasesTest(unittest.TestCase):
     def test_every_cell_of_the_grid_is_met(self):
         seen = {(c.format, c.padding_kind, c.strides > (1, 1), c.dilations > (1, 1), c.mode) for c in cases("quick")}
         self.assertEqual(len(seen), 2 * 3 * 2 * 2 * 4)
+        kinds = {
+            (c.format, c.padding_kind, c.strides > (1, 1), c.dilations > (1, 1))
+            for c in cases("quick")
+            if c.mode == "xla"
+        }
+        self.assertEqual(len(kinds), 2 * 3 * 2 * 2)
 
     def test_no_case_is_listed_twice(self):
         self.assertEqual(len(set(cases("standard"))), len(cases("standard")))

@@ -90,6 +90,13 @@ class ChecksTest(unittest.TestCase):
         for array in (problem.x, problem.dy):
             self.assertTrue(np.isnan(array).any() and np.isposinf(array).any() and np.isneginf(array).any())
 
+    def test_nan_is_allowed_where_a_cotangent_that_is_not_finite_lies_over_padding_and_only_there(self):
+        problem = Problem(parse("in=1x4x4x1 filter=3x3x1 data=special"))
+        problem.dy[...] = 1.0
+        problem.dy[0, 0, 1, 0] = np.inf  # in the first row: its upper taps lie over padding
+        expected = problem.expected("filter_gradient")
+        self.assertEqual(expected.nan_too[..., 0, 0].tolist(), [[True] * 3, [False] * 3, [False] * 3])
+
 
 class GroupsTest(unittest.TestCase):
     def test_groups_hold_every_check_once(self):

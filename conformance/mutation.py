@@ -1,0 +1,58 @@
+"""The mutation score: how many of the planted faults a level catches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+
+from depthwise.conformance.case import Case
+from depthwise.conformance.process import Limits
+from depthwise.conformance.run import FAILURES, Progress, Result, run
+
+BASE = "depthwise"  # what the faults are planted in
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What became of a fault: the first check that it failed, or None if it survived."""
+
+    fault: str
+    caught_by: Result | None
+
+
+def clean(cases: Sequence[Case], *, jobs: int, limits: Limits, notify: Callable[[Progress], None]) -> list[Case]:
+    """The cases in which the op without a fault fails nothing: failing any other proves nothing about a fault."""
+    found = run([BASE], cases, jobs=jobs, limits=limits, reference=None, notify=notify)
+    failed = {result.case for result in found.results if result.outcome in FAILURES}
+    return [case for case in cases if case not in failed]
+
+
+def fates(
+    faults: Sequence[str], cases: Sequence[Case], *, jobs: int, limits: Limits, notify: Callable[[Fate], None]
+) -> list[Fate]:
+    """Runs each fault until it fails a check.
+
+    Args:
+      faults: names of targets.
+      cases: what to run, from `clean`.
+      jobs: how many faults at a time.
+      limits: time and memory for each case. A fault that hangs takes all of its time once.
+      notify: called with each fate as it is known.
+
+    Returns:
+      The fates, in the order of `faults`.
+    """
+
+    def fate(fault: str) -> Fate:
+        found = run([fault], cases, jobs=1, limits=limits, reference=None, stop_at_first_failure=True)
+        if found.unavailable:
+            raise RuntimeError(f"mutation: {fault} must run to be judged, but could not: {found.unavailable[fault]}")
+        return Fate(fault, next((result for result in found.results if result.outcome in FAILURES), None))
+
+    known: dict[str, Fate] = {}
+    with ThreadPoolExecutor(jobs) as pool:
+        for future in as_completed([pool.submit(fate, fault) for fault in faults]):
+            known[future.result().fault] = future.result()
+            notify(future.result())
+    return [known[fault] for fault in faults]
