@@ -1,0 +1,152 @@
+"""The op through TensorFlow's own convolution kernels.
+
+Three kernels of `tf.raw_ops` compute depthwise convolutions, and none takes every case. Which one a case gets:
+
+    plain       DepthwiseConv2dNative: equal strides, no dilation. Every build and device has it. With oneDNN its
+                output may be dilated too; its gradients then err, some in silence.
+    grouped     Conv2D with filter [kh, kw, 1, C*M]: unequal strides, dilations, both together. oneDNN runs it as
+                fast as the plain one; other CPU builds run it 30 to 60 times slower, without gradients.
+    phased      the plain kernel over interleaved subsamples of the input (`geometry.common_phases`): whatever the
+                other two cannot do, on any build.
+
+All of them run on NHWC (an NCHW tensor is transposed around the kernel: TensorFlow's CPU kernels refuse NCHW or
+reorder it at greater cost) and in float32 or float64: half types are widened first and rounded once, at the end.
+
+What is not finite in input or output gradient reaches the results whose sums it is in, and no others. A filter value
+that is not finite may meet the padding's zeros too and make NaN there: which it does depends on the build.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import tensorflow as tf
+from depthwise.ops.geometry import common_phases
+from depthwise.ops.lowerings.base import Contraction
+from depthwise.ops.lowerings.native import exact
+from depthwise.ops.lowerings.native.kernels import Grouped, Kernel, Plain, cut, onednn_runs_grouped_convolutions
+from depthwise.ops.lowerings.native.phased import Phased
+from depthwise.ops.spec import FLOATS, ConvSpec
+
+raw = tf.raw_ops
+
+MOST_PHASES = 256
+"""Phased is one kernel call however many phases there are, but every phase is a slice in the graph."""
+MOST_PADDING = 2**24
+"""Elements that padding may add to an image before the kernels that need it in memory refuse."""
+
+
+class Native:
+    """TensorFlow's convolution kernels, through tf.raw_ops."""
+
+    name = "native"
+
+    def refuses(self, spec: ConvSpec, contraction: Contraction) -> str | None:
+        if spec.dtype not in FLOATS:
+            return f"TensorFlow's convolution kernels take {', '.join(FLOATS)}, not {spec.dtype}"
+        kernel = _kernel(spec, contraction)
+        if isinstance(kernel, Phased):
+            rows, cols = common_phases(spec.rows, spec.cols)
+            if rows.count * cols.count > MOST_PHASES:
+                return f"these strides and dilations take {rows.count * cols.count} phases, more than {MOST_PHASES}"
+        if not isinstance(kernel, Plain) and spec.known:
+            padded = [axis.size + sum(axis.pads) for axis in (spec.rows, spec.cols)]
+            added = (prod(padded) - spec.rows.size * spec.cols.size) * (spec.batch or 1) * (spec.channels or 1)
+            if added > MOST_PADDING:
+                return f"these kernels need the padding in memory, {added} elements, more than {MOST_PADDING}"
+        return None
+
+    def output(self, spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) -> tf.Tensor:
+        x, w = _enter(spec, input), _widen(spec, filter)
+        y = _kernel(spec, "output").output(_inner(spec), x, w)
+        if spec.may_be_empty:
+            y = _right_when_empty(spec, y, x, w)
+        return _leave(spec, y)
+
+    def input_grad(self, spec: ConvSpec, filter: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+        def kernel() -> tf.Tensor:
+            w, g = _widen(spec, filter), _enter(spec, dy)
+            return _leave(spec, _kernel(spec, "input_grad").input_grad(_inner(spec), w, g, _nhwc_sizes(spec, sizes)))
+
+        return _unless_empty(spec, kernel, sizes, dy, filter)
+
+    def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+        def kernel() -> tf.Tensor:
+            x, g = _enter(spec, input), _enter(spec, dy)
+            dw = _kernel(spec, "filter_grad").filter_grad(_inner(spec), x, g, sizes)
+            # What is not finite in x or dy shows in dw: it is a term of some tap's sum. dw is small, so asking is free.
+            finite = tf.reduce_all(tf.math.is_finite(dw))
+            dw = tf.cond(finite, lambda: dw, lambda: exact.filter_grad(_inner(spec), x, g, sizes))
+            return tf.cast(dw, spec.dtype)
+
+        return _unless_empty(spec, kernel, sizes, dy, input)
+
+
+def _kernel(spec: ConvSpec, contraction: Contraction) -> Kernel:
+    equal, undilated = spec.rows.stride == spec.cols.stride, spec.rows.rate == spec.cols.rate == 1
+    onednn = spec.dtype != "float64" and onednn_runs_grouped_convolutions()
+    if equal and (undilated or (onednn and contraction == "output")):
+        return Plain()
+    return Grouped() if onednn else Phased()
+
+
+# Entering and leaving the kernels' world: NHWC, float32 or float64.
+
+
+@lru_cache(maxsize=4096)
+def _inner(spec: ConvSpec) -> ConvSpec:
+    return replace(spec, data_format="NHWC", dtype="float64" if spec.dtype == "float64" else "float32")
+
+
+def _widen(spec: ConvSpec, tensor: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tensor, tf.float32) if spec.dtype in ("float16", "bfloat16") else tensor
+
+
+def _enter(spec: ConvSpec, tensor: tf.Tensor) -> tf.Tensor:
+    tensor = _widen(spec, tensor)
+    return raw.Transpose(x=tensor, perm=[0, 2, 3, 1]) if spec.data_format == "NCHW" else tensor
+
+
+def _leave(spec: ConvSpec, tensor: tf.Tensor) -> tf.Tensor:
+    if spec.dtype in ("float16", "bfloat16"):
+        # Cast first: the transposition then moves half the bytes.
+        tensor = tf.cast(tensor, spec.dtype)
+    return raw.Transpose(x=tensor, perm=[0, 3, 1, 2]) if spec.data_format == "NCHW" else tensor
+
+
+def _nhwc_sizes(spec: ConvSpec, sizes: tf.Tensor) -> Any:
+    if None not in spec.input_shape:
+        return _inner(spec).input_shape
+    return tf.gather(sizes, [0, 2, 3, 1]) if spec.data_format == "NCHW" else sizes
+
+
+# Emptiness. The oneDNN kernels return wrong shapes and uninitialised memory where a tensor is empty.
+
+
+def _unless_empty(spec: ConvSpec, kernel: Any, sizes: tf.Tensor, *operands: tf.Tensor) -> tf.Tensor:
+    """A gradient: zero where there is nothing to sum, else the kernel's."""
+    if not spec.may_be_empty:
+        return kernel()
+
+    def zeros() -> tf.Tensor:
+        return tf.zeros(sizes, spec.dtype)
+
+    elements = [tf.size(operand) for operand in operands]
+    return tf.cond(tf.reduce_min(tf.stack(elements)) > 0, kernel, zeros)
+
+
+def _right_when_empty(spec: ConvSpec, y: tf.Tensor, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
+    """The kernel's output, cut to the documented shape: the same buffer, unless something turned out to be empty.
+
+    Slices rather than a condition around the kernel, which would hide the convolution from Grappler's fusion.
+    """
+    rows, cols = spec.axes(tf.shape(x), tf.shape(w))
+    if "SAME" in (rows.padding, cols.padding) and spec.multiplier == 1 and spec.channels:
+        return y  # then the output is empty only if the input is, and of the right shape by itself
+    batch, channels = tf.shape(x)[0], tf.shape(w)[2] * tf.shape(w)[3]
+    y = cut(y, [0, 0, 0, 0], [batch, rows.output, cols.output, tf.shape(y)[3]])
+    y = tf.reshape(y, tf.stack([batch, rows.output, cols.output, channels]))
+    return tf.ensure_shape(y, _inner(spec).output_shape)

@@ -1,0 +1,117 @@
+"""TensorFlow's convolution kernels, behind one protocol. Specs are NHWC, float32 or float64."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any, Protocol
+
+import tensorflow as tf
+from depthwise.ops.spec import ConvSpec
+
+raw = tf.raw_ops
+
+
+class Kernel(Protocol):
+    """The three contractions through one kind of kernel; shapes as tensors or sequences of four."""
+
+    def output(self, spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor: ...
+    def input_grad(self, spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor: ...
+    def filter_grad(self, spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor: ...
+
+
+@cache
+def onednn_runs_grouped_convolutions() -> bool:
+    """Asks this build by trying: only oneDNN's kernels give the gradient of a grouped convolution on a CPU.
+
+    With a GPU about, an op may be placed on either device, so only what every device has is relied upon.
+    """
+    if tf.config.list_physical_devices("GPU"):
+        return False
+    with tf.init_scope(), tf.device("CPU:0"):
+        try:
+            raw.Conv2DBackpropFilter(
+                input=tf.zeros([1, 2, 2, 2]),
+                filter_sizes=[1, 1, 1, 2],
+                out_backprop=tf.zeros([1, 2, 1, 2]),
+                strides=[1, 1, 2, 1],
+                padding="VALID",
+            )
+        except tf.errors.OpError:
+            return False
+    return True
+
+
+def _attributes(spec: ConvSpec) -> dict[str, Any]:
+    """The attributes that all six kernels share."""
+    rows, cols = spec.rows, spec.cols
+    attributes: dict[str, Any] = {
+        "strides": [1, rows.stride, cols.stride, 1],
+        "dilations": [1, rows.rate, cols.rate, 1],
+    }
+    if isinstance(rows.padding, str):
+        return attributes | {"padding": rows.padding}
+    return attributes | {"padding": "EXPLICIT", "explicit_paddings": [0, 0, *rows.pads, *cols.pads, 0, 0]}
+
+
+class Plain:
+    """DepthwiseConv2dNative and its gradients."""
+
+    def output(self, spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
+        return raw.DepthwiseConv2dNative(input=x, filter=w, **_attributes(spec))
+
+    def input_grad(self, spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor:
+        return raw.DepthwiseConv2dNativeBackpropInput(input_sizes=sizes, filter=w, out_backprop=dy, **_attributes(spec))
+
+    def filter_grad(self, spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor:
+        return raw.DepthwiseConv2dNativeBackpropFilter(
+            input=x, filter_sizes=sizes, out_backprop=dy, **_attributes(spec)
+        )
+
+
+class Grouped:
+    """Conv2D and its gradients, with one group per input channel.
+
+    oneDNN's gradients take no explicit padding: the input is padded before the kernel, its gradient cut after it.
+    """
+
+    def output(self, spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
+        return raw.Conv2D(input=x, filter=tf.reshape(w, self._filter_sizes(tf.shape(w))), **_attributes(spec))
+
+    def input_grad(self, spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor:
+        w = tf.reshape(w, self._filter_sizes(tf.shape(w)))
+        (top, bottom), (left, right) = self._explicit_pads(spec)
+        padded = [sizes[0], top + sizes[1] + bottom, left + sizes[2] + right, sizes[3]]
+        dx = raw.Conv2DBackpropInput(
+            input_sizes=tf.stack(padded), filter=w, out_backprop=dy, **_attributes(self._unpadded(spec))
+        )
+        return cut(dx, [0, top, left, 0], [sizes[0], top + sizes[1], left + sizes[2], sizes[3]])
+
+    def filter_grad(self, spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor:
+        pads = self._explicit_pads(spec)
+        if any(sum(pads, ())):
+            x = raw.Pad(input=x, paddings=[(0, 0), *pads, (0, 0)])
+        dw = raw.Conv2DBackpropFilter(
+            input=x, filter_sizes=self._filter_sizes(sizes), out_backprop=dy, **_attributes(self._unpadded(spec))
+        )
+        return tf.reshape(dw, sizes)
+
+    @staticmethod
+    def _filter_sizes(sizes: tf.Tensor) -> tf.Tensor:
+        return tf.stack([sizes[0], sizes[1], 1, sizes[2] * sizes[3]])
+
+    @staticmethod
+    def _explicit_pads(spec: ConvSpec) -> tuple[tuple[int, int], tuple[int, int]]:
+        rows, cols = spec.rows.padding, spec.cols.padding
+        return ((0, 0), (0, 0)) if isinstance(rows, str) or isinstance(cols, str) else (rows, cols)
+
+    @staticmethod
+    def _unpadded(spec: ConvSpec) -> ConvSpec:
+        if isinstance(spec.rows.padding, str):
+            return spec
+        return replace(spec, rows=replace(spec.rows, padding="VALID"), cols=replace(spec.cols, padding="VALID"))
+
+
+def cut(tensor: tf.Tensor, begin: list[Any], end: list[Any], strides: list[int] | None = None) -> tf.Tensor:
+    """The elements from `begin` to `end` (exclusive), `strides` apart."""
+    return raw.StridedSlice(input=tensor, begin=begin, end=end, strides=strides or [1] * len(begin))
