@@ -1,7 +1,7 @@
-"""Where the dimensions of an image tensor stand, in either data format, with and without a channel multiplier.
+"""Where the dimensions of an image tensor stand, in either data format, and the few things done along them.
 
-With a multiplier M, the channel dimension of an image is written as two, [C, M]; the input, which has no second one,
-gets [C, 1]. Products of input, filter and output gradient then broadcast. Where M is 1 the dimension is left out.
+Every image has the C*M channels of the output: with a channel multiplier M the input is repeated M times along its
+channels (a broadcast and a reshape, which XLA reads through), so that no formulation has to know about multipliers.
 """
 
 from __future__ import annotations
@@ -16,72 +16,63 @@ raw = tf.raw_ops
 
 
 class Layout:
-    """The dimensions of a spec's images, and the few things that are done along them."""
+    """The dimensions of a spec's images."""
 
     def __init__(self, spec: ConvSpec, filter_sizes: tf.Tensor) -> None:
         self.spec = spec
         self.channels = filter_sizes[2] if spec.channels is None else spec.channels
         self.multiplier = filter_sizes[3] if spec.multiplier is None else spec.multiplier
-        self.multiplied = spec.multiplier != 1
-        self.rank = 5 if self.multiplied else 4
-        last = spec.data_format == "NHWC"
-        self.row, self.col = (1, 2) if last else (self.rank - 2, self.rank - 1)
-        self.multiplier_axis = 4 if last else 2
+        self.row, self.col = (1, 2) if spec.data_format == "NHWC" else (2, 3)
+        self.channel = 3 if spec.data_format == "NHWC" else 1
 
-    def input(self, x: tf.Tensor) -> tf.Tensor:
-        """An image of the input's channels, ready to be multiplied with taps."""
-        return tf.expand_dims(x, self.multiplier_axis) if self.multiplied else x
+    def repeat(self, x: tf.Tensor) -> tf.Tensor:
+        """The input, each channel as often as it has outputs."""
+        if self.spec.multiplier == 1:
+            return x
+        shape = tf.unstack(tf.shape(x))
+        after = self.channel + 1
+        split = tf.stack([*shape[:after], self.multiplier, *shape[after:]])
+        shape[self.channel] = shape[self.channel] * self.multiplier
+        return tf.reshape(tf.broadcast_to(tf.expand_dims(x, after), split), tf.stack(shape))
 
-    def output(self, dy: tf.Tensor) -> tf.Tensor:
-        """An image of the output's channels, its channel dimension split in [C, M]."""
-        if not self.multiplied:
-            return dy
-        shape = tf.unstack(tf.shape(dy))
-        axis = self.multiplier_axis - 1
-        return tf.reshape(dy, tf.stack([*shape[:axis], self.channels, self.multiplier, *shape[axis + 1 :]]))
-
-    def merge(self, y: tf.Tensor) -> tf.Tensor:
-        """The inverse of `output`."""
-        if not self.multiplied:
-            return y
-        shape = tf.unstack(tf.shape(y))
-        axis = self.multiplier_axis - 1
-        merged = tf.reshape(y, tf.stack([*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :]]))
-        return tf.ensure_shape(merged, self.spec.output_shape)
+    def sum_repeated(self, dx: tf.Tensor) -> tf.Tensor:
+        """The transpose of `repeat`: the sum over the outputs of each input channel."""
+        if self.spec.multiplier == 1:
+            return dx
+        shape = tf.unstack(tf.shape(dx))
+        split = tf.stack([*shape[: self.channel], self.channels, self.multiplier, *shape[self.channel + 1 :]])
+        return tf.reduce_sum(tf.reshape(dx, split), self.channel + 1)
 
     def weights(self, w: tf.Tensor) -> list[list[tf.Tensor]]:
-        """The filter as taps, each of a shape that broadcasts against an image."""
-        if not self.multiplied:
-            w = tf.squeeze(w, 3)
-        if self.spec.data_format == "NCHW":
-            w = w[..., tf.newaxis, tf.newaxis]
+        """The filter as rows of taps, each of a shape that broadcasts against an image."""
         rows, cols = self.spec.rows.taps, self.spec.cols.taps
+        w = tf.reshape(w, [rows, cols, -1] if self.spec.data_format == "NHWC" else [rows, cols, -1, 1, 1])
         return [raw.Unpack(value=row, num=cols, axis=0) for row in raw.Unpack(value=w, num=rows, axis=0)]
 
     def cut(self, image: tf.Tensor, rows: tuple[Any, Any, int], cols: tuple[Any, Any, int]) -> tf.Tensor:
         """The samples begin, begin + step, ... (end exclusive) of rows and cols, everything of the other dimensions."""
-        begin, end, step = [0] * self.rank, [0] * self.rank, [1] * self.rank
+        begin, end, step = [0] * 4, [0] * 4, [1] * 4
         (begin[self.row], end[self.row], step[self.row]) = rows
         (begin[self.col], end[self.col], step[self.col]) = cols
-        whole = sum(1 << axis for axis in range(self.rank) if axis not in (self.row, self.col))
+        whole = 1 | 1 << self.channel
         return raw.StridedSlice(input=image, begin=begin, end=end, strides=step, begin_mask=whole, end_mask=whole)
+
+    def pad(self, image: tf.Tensor, rows: tuple[Any, Any], cols: tuple[Any, Any]) -> tf.Tensor:
+        """The image with (before, after) zeros around its rows and columns."""
+        return raw.Pad(input=image, paddings=self.spec.layout([0, 0], list(rows), list(cols), [0, 0]))
 
     def piece(self, image: tf.Tensor, rows: Run, cols: Run) -> tf.Tensor:
         """The piece of an image, and the padding around it, that two runs want: most often the image as it is."""
         if rows.piece is None and cols.piece is None:
             return image
-        pads = [[0, 0] for _ in range(self.rank)]
-        pads[self.row], pads[self.col] = list(rows.pads), list(cols.pads)
         top, bottom = rows.piece or (0, image.shape[self.row])
         left, right = cols.piece or (0, image.shape[self.col])
-        return raw.Pad(input=self.cut(image, (top, bottom, 1), (left, right, 1)), paddings=pads)
+        return self.pad(self.cut(image, (top, bottom, 1), (left, right, 1)), rows.pads, cols.pads)
 
     def zeros(self, image: tf.Tensor, height: Any, width: Any) -> tf.Tensor:
         """An image of zeros with the channels of the output, the batch and dtype of this one."""
         batch = tf.shape(image)[0] if self.spec.batch is None else self.spec.batch
-        channels = [self.channels, self.multiplier] if self.multiplied else [self.channels]
-        middle = [height, width]
-        sizes = [batch, *middle, *channels] if self.spec.data_format == "NHWC" else [batch, *channels, *middle]
+        sizes = self.spec.layout(batch, height, width, self.channels * self.multiplier)
         return tf.zeros(tf.stack(sizes), image.dtype)
 
 

@@ -22,15 +22,15 @@ MAX_REGIONS = 9
 def output(spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
     """The convolution."""
     layout = Layout(spec, tf.shape(w))
-    x, weights = layout.input(x), layout.weights(w)
+    x, weights = layout.repeat(x), layout.weights(w)
     runs, sizes = (output_runs(spec.rows), output_runs(spec.cols)), (spec.rows.size, spec.cols.size)
-    return layout.merge(_assemble(layout, x, weights, *runs, sizes))
+    return tf.ensure_shape(_assemble(layout, x, weights, *runs, sizes), spec.output_shape)
 
 
 def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
     """The input gradient: one unstrided stencil per phase of the stride, interleaved."""
     layout = Layout(spec, tf.shape(w))
-    dy, weights = layout.output(dy), layout.weights(w)
+    weights = layout.weights(w)
     height, width = spec.rows.stride, spec.cols.stride
     phases = []
     for top in range(height):
@@ -39,9 +39,8 @@ def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) ->
                 (input_runs(spec.rows, top), input_runs(spec.cols, left)),
                 (spec.rows.output, spec.cols.output),
             )
-            phase = _assemble(layout, dy, weights, *runs, sizes)
-            phases.append(tf.reduce_sum(phase, layout.multiplier_axis) if layout.multiplied else phase)
-    return _interleave(spec, phases)
+            phases.append(layout.sum_repeated(_assemble(layout, dy, weights, *runs, sizes)))
+    return tf.ensure_shape(_interleave(layout, phases), spec.input_shape)
 
 
 def _assemble(
@@ -88,18 +87,15 @@ def _concat(parts: list[tf.Tensor], axis: int) -> tf.Tensor:
     return parts[0] if len(parts) == 1 else tf.concat(parts, axis)
 
 
-def _interleave(spec: ConvSpec, phases: list[tf.Tensor]) -> tf.Tensor:
+def _interleave(layout: Layout, phases: list[tf.Tensor]) -> tf.Tensor:
     """The phases of the input gradient, row phase by row phase, as one image."""
-    height, width = spec.rows.stride, spec.cols.stride
+    height, width = layout.spec.rows.stride, layout.spec.cols.stride
     if height == width == 1:
         return phases[0]
-    row, col = (1, 2) if spec.data_format == "NHWC" else (2, 3)
     # New axes right after the column and the row: interleaving is then a reshape that moves nothing.
-    bands = [tf.stack(phases[top * width : (top + 1) * width], col + 1) for top in range(height)]
-    image = tf.stack(bands, row + 1)
+    bands = [tf.stack(phases[top * width : (top + 1) * width], layout.col + 1) for top in range(height)]
+    image = tf.stack(bands, layout.row + 1)
     shape = tf.unstack(tf.shape(phases[0]))
-    shape[row], shape[col] = shape[row] * height, shape[col] * width
+    shape[layout.row], shape[layout.col] = shape[layout.row] * height, shape[layout.col] * width
     image = tf.reshape(image, tf.stack(shape))
-    end = list(spec.layout(0, spec.rows.size, spec.cols.size, 0))
-    whole = sum(1 << axis for axis in range(4) if axis not in (row, col))
-    return raw.StridedSlice(input=image, begin=[0] * 4, end=end, strides=[1] * 4, begin_mask=whole, end_mask=whole)
+    return layout.cut(image, (0, layout.spec.rows.size, 1), (0, layout.spec.cols.size, 1))
