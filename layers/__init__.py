@@ -1,4 +1,4 @@
-"""Keras layers: DepthwiseConv2D, a drop-in for Keras's own."""
+"""Keras layers: drop-ins for Keras's own of the same names, and convert, which swaps them in."""
 
 import keras
 
@@ -9,6 +9,9 @@ if keras.backend.backend() != "tensorflow":
         " keras."
     )
 
+from depthwise.layers.conv2d import Conv2D
+from depthwise.layers.convert import convert
 from depthwise.layers.depthwise_conv2d import DepthwiseConv2D
+from depthwise.layers.separable_conv2d import SeparableConv2D
 
-__all__ = ["DepthwiseConv2D"]
+__all__ = ["Conv2D", "DepthwiseConv2D", "SeparableConv2D", "convert"]

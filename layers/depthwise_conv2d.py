@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import keras
-from depthwise.ops import LOWERINGS, depthwise_conv2d
+from depthwise.layers.forward import convolve, finish, in_order
+from depthwise.ops import LOWERINGS
 
 Pads: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 Shape: TypeAlias = tuple[Any, ...]
@@ -55,6 +56,8 @@ class DepthwiseConv2D(keras.layers.DepthwiseConv2D):  # type: ignore[misc]  # Ke
       >>> layer(np.ones((4, 10, 12, 8), "float32")).shape
       TensorShape([4, 8, 5, 8])
     """
+
+    lowering = "auto"
 
     def __init__(
         self,
@@ -107,19 +110,7 @@ class DepthwiseConv2D(keras.layers.DepthwiseConv2D):  # type: ignore[misc]  # Ke
         self.lowering = lowering
 
     def call(self, inputs: Any) -> Any:
-        padding = self.padding
-        outputs = depthwise_conv2d(
-            inputs,
-            keras.ops.convert_to_tensor(self.kernel),  # in the compute dtype, where a mixed policy is at work
-            strides=self._in_order(1, self.strides[0], self.strides[1], 1),
-            padding=padding.upper() if isinstance(padding, str) else self._in_order((0, 0), *padding, (0, 0)),
-            data_format="NHWC" if self.data_format == "channels_last" else "NCHW",
-            dilations=self.dilation_rate,
-            lowering=self.lowering,
-        )
-        if self.use_bias:
-            outputs = keras.ops.add(outputs, keras.ops.reshape(self.bias, self._in_order(1, 1, 1, -1)))
-        return outputs if self.activation is None else self.activation(outputs)
+        return finish(self, convolve(self, inputs, self.kernel, self.lowering))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         if isinstance(self.padding, str) or len(input_shape) != 4:
@@ -138,7 +129,7 @@ class DepthwiseConv2D(keras.layers.DepthwiseConv2D):  # type: ignore[misc]  # Ke
                 f" padded image: inputs shape={input_shape}, padding={self.padding}, kernel_size={self.kernel_size},"
                 f" dilation_rate={self.dilation_rate}. Pad more, or use a smaller kernel."
             )
-        return self._in_order(input_shape[0], height, width, channels * self.depth_multiplier)
+        return in_order(last, input_shape[0], height, width, channels * self.depth_multiplier)
 
     def get_config(self) -> dict[str, Any]:
         config: dict[str, Any] = super().get_config()
@@ -146,12 +137,6 @@ class DepthwiseConv2D(keras.layers.DepthwiseConv2D):  # type: ignore[misc]  # Ke
             # Left out by default, so that Keras's layer can be made from the config of this one.
             config["lowering"] = self.lowering
         return config
-
-    def _in_order(self, batch: Any, height: Any, width: Any, channels: Any) -> tuple[Any, Any, Any, Any]:
-        """Four values, one per dimension, in the order of the data format."""
-        if self.data_format == "channels_last":
-            return batch, height, width, channels
-        return batch, channels, height, width
 
 
 def _pads(padding: Any) -> Pads:

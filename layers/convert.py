@@ -1,0 +1,84 @@
+"""convert: a model with Keras's depthwise layers replaced by this package's, and the way back."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import keras
+from depthwise.layers.conv2d import Conv2D
+from depthwise.layers.depthwise_conv2d import DepthwiseConv2D
+from depthwise.layers.separable_conv2d import SeparableConv2D
+
+_OURS: dict[type, type] = {
+    keras.layers.DepthwiseConv2D: DepthwiseConv2D,
+    keras.layers.SeparableConv2D: SeparableConv2D,
+    keras.layers.Conv2D: Conv2D,
+}
+_REPLACEMENTS = {"depthwise": _OURS, "keras": {ours: theirs for theirs, ours in _OURS.items()}}
+
+
+def convert(model: keras.Model, to: Literal["depthwise", "keras"] = "depthwise") -> keras.Model:
+    """The same model with its depthwise convolutions computed by `depthwise.ops`; `to="keras"` is the way back.
+
+    Every layer that is exactly a `keras.layers.DepthwiseConv2D`, a `keras.layers.SeparableConv2D` or a
+    `keras.layers.Conv2D` with groups is replaced by this package's layer of that name, however deep it is nested: in
+    models, wrappers and layers of your own. Subclasses of the three are left alone. Layers keep their weights and
+    `trainable` flags, and their names unless code of yours makes them anew. The model given is not changed.
+
+    Args:
+      model: a functional or sequential model, or one of a class of your own that Keras can make again from its
+        `get_config`.
+      to: "depthwise" for the layers of this package, "keras" for Keras's own.
+
+    Returns:
+      A new model with weights of its own, equal to those of `model`; compiled alike if `model` is compiled, with a
+      fresh optimizer.
+
+    Raises:
+      TypeError: `model` is no Keras model, or Keras cannot make it again from its config.
+      ValueError: `to` is neither word, or a layer has no counterpart in Keras: explicit padding, or a lowering asked
+        for by name.
+
+    Example:
+      >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.DepthwiseConv2D(3)])
+      >>> convert(model).layers[0].__module__
+      'depthwise.layers.depthwise_conv2d'
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"convert argument `model` must be a Keras model, but got {model!r}. Wrap a layer in one.")
+    if to not in _REPLACEMENTS:
+        raise ValueError(f"convert argument `to` must be 'depthwise' or 'keras', but got {to!r}.")
+    replacements = _REPLACEMENTS[to]
+    if to == "keras":
+        _check_keras_can(model)
+    clone = _clone(model)
+    clone.set_weights(model.get_weights())
+    for layer in clone._flatten_layers():
+        if type(layer) in replacements and not _ungrouped(layer):
+            # A layer and its counterpart hold the same attributes and differ in methods alone. So the clone keeps its
+            # layers, with all that refers to them (wrappers, attributes of subclassed models), under another class.
+            layer.__class__ = replacements[type(layer)]
+    return clone
+
+
+def _ungrouped(layer: Any) -> bool:
+    return type(layer) is keras.layers.Conv2D and layer.groups == 1
+
+
+def _clone(model: keras.Model) -> keras.Model:
+    """The model again, with weights of its own."""
+    if type(model).__module__.partition(".")[0] == "keras":
+        return keras.models.clone_model(model, recursive=True)
+    # clone_model would turn a functional model of another class into a plain one, without its methods.
+    config = keras.saving.serialize_keras_object(model)
+    return keras.saving.deserialize_keras_object(config, custom_objects={type(model).__name__: type(model)})
+
+
+def _check_keras_can(model: Any) -> None:
+    for layer in model._flatten_layers():
+        if type(layer) is DepthwiseConv2D and not (isinstance(layer.padding, str) and layer.lowering == "auto"):
+            raise ValueError(
+                "convert argument `model` must hold only layers that Keras has too for to='keras', but layer"
+                f" {layer.name!r} has padding={layer.padding!r} and lowering={layer.lowering!r}. Use ZeroPadding2D"
+                " before a 'valid' layer, and lowering='auto'."
+            )

@@ -1,0 +1,35 @@
+"""What the forward passes of the layers have in common: the convolution from a layer's attributes, bias, activation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from depthwise.ops import depthwise_conv2d
+
+
+def convolve(layer: Any, inputs: Any, kernel: Any, lowering: str) -> Any:
+    """`inputs` convolved with the variable `kernel`, by the strides, padding, dilation and data format of `layer`."""
+    last, padding = layer.data_format == "channels_last", layer.padding
+    return depthwise_conv2d(
+        inputs,
+        keras.ops.convert_to_tensor(kernel),  # in the compute dtype, where a mixed policy is at work
+        strides=in_order(last, 1, layer.strides[0], layer.strides[1], 1),
+        padding=padding.upper() if isinstance(padding, str) else in_order(last, (0, 0), padding[0], padding[1], (0, 0)),
+        data_format="NHWC" if last else "NCHW",
+        dilations=layer.dilation_rate,
+        lowering=lowering,
+    )
+
+
+def finish(layer: Any, outputs: Any) -> Any:
+    """The outputs, with the layer's bias and activation."""
+    if layer.use_bias:
+        shape = in_order(layer.data_format == "channels_last", 1, 1, 1, -1)
+        outputs = keras.ops.add(outputs, keras.ops.reshape(layer.bias, shape))
+    return outputs if layer.activation is None else layer.activation(outputs)
+
+
+def in_order(channels_last: bool, batch: Any, height: Any, width: Any, channels: Any) -> tuple[Any, Any, Any, Any]:
+    """Four values, one per dimension, in the order of the data format."""
+    return (batch, height, width, channels) if channels_last else (batch, channels, height, width)

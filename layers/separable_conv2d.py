@@ -1,0 +1,27 @@
+"""SeparableConv2D: Keras's layer of that name, its depthwise half computed by `depthwise.ops`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from depthwise.layers.forward import convolve, finish
+
+
+@keras.saving.register_keras_serializable(package="depthwise")
+class SeparableConv2D(keras.layers.SeparableConv2D):  # type: ignore[misc]  # Keras carries no types
+    """Depthwise convolution, then a 1x1 convolution: `keras.layers.SeparableConv2D`, its first half by `depthwise.ops`.
+
+    Args, Returns, Raises: those of `keras.layers.SeparableConv2D`, with the same defaults, config keys, weights and
+    initial values. Inputs are of shape (batch, height, width, channels), or (batch, channels, height, width) for
+    `data_format="channels_first"`; outputs have `filters` channels.
+
+    Example:
+      >>> import numpy as np
+      >>> SeparableConv2D(16, 3, strides=2, padding="same")(np.ones((4, 10, 12, 8), "float32")).shape
+      TensorShape([4, 5, 6, 16])
+    """
+
+    def call(self, inputs: Any) -> Any:
+        outputs = convolve(self, inputs, self.depthwise_kernel, lowering="auto")
+        return finish(self, keras.ops.conv(outputs, self.pointwise_kernel, data_format=self.data_format))
