@@ -84,6 +84,25 @@ class Case:
             "data_format": self.format,
         }
 
+    def arguments(self) -> dict[str, Any]:
+        """Everything but input and filter, as `tf.nn.depthwise_conv2d` takes it by name."""
+        nhwc = self.format == "NHWC"
+
+        def four(pair: Any, rest: Any) -> list[Any]:
+            return [rest, *pair, rest] if nhwc else [rest, rest, *pair]
+
+        padding: Any = self.padding
+        if not isinstance(padding, str):
+            padding = four([list(side) for side in padding], [0, 0])
+        # Left out where it isn't needed, as callers do.
+        dilations = list(self.dilations) if self.bad or self.dilations != (1, 1) else None
+        return {
+            "strides": four(self.strides, 1),
+            "padding": padding,
+            "data_format": self.format,
+            "dilations": dilations,
+        }
+
     @property
     def output_shape(self) -> tuple[int, int, int, int]:
         """The output's shape in `format`."""

@@ -121,9 +121,8 @@ def _mutate(options: argparse.Namespace) -> int:
     found = fates(names, cases_here, jobs=options.jobs, limits=limits, notify=console_report.fate(console))
     survivors = [fate.fault for fate in found if fate.caught_by is None]
     caught = len(found) - len(survivors)
-    console.print(
-        f"mutation score at {options.level}: {caught} of {len(found)} faults caught ({caught / len(found):.0%})"
-    )
+    share = f"{caught} of {len(found)} faults caught ({caught / len(found):.0%})"
+    console.print(f"mutation score at level {options.level}, seed {options.seed}: {share}")
     return FAILED if survivors else CONFORMS
 
 

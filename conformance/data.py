@@ -52,7 +52,8 @@ class Problem:
     def __init__(self, case: Case) -> None:
         self.case = case
         self.dtype = numpy_dtype(case.dtype)
-        draw = np.random.default_rng([case.seed, *case.input, *case.filter, *case.strides, *case.dilations])
+        self.seeds = [case.seed, *case.input, *case.filter, *case.strides, *case.dilations]
+        draw = np.random.default_rng(self.seeds)
         shapes = (case.input_shape, case.filter_shape, case.output_shape)
         self.x, self.w, self.dy = (self._draw(draw, shape) for shape in shapes)
         self.u, self.v = self._draw(draw, case.input_shape), self._draw(draw, case.filter_shape)
@@ -62,7 +63,8 @@ class Problem:
         self._expected: dict[str, Expected] = {}
 
     @cached_property
-    def _amplitude(self) -> int:
+    def amplitude(self) -> int:
+        """The largest integer that is drawn: every sum of products of such integers is exact."""
         case = self.case
         n, *_ = case.input
         out = math.prod(case.output_shape) // max(case.output_shape[3 if case.format == "NHWC" else 1], 1)
@@ -76,11 +78,11 @@ class Problem:
 
     def _draw(self, draw: np.random.Generator, shape: tuple[int, ...]) -> Array:
         if self.case.data == "integer" or self.dtype.kind in "iu":
-            low = 0 if self.dtype.kind == "u" else -self._amplitude
+            low = 0 if self.dtype.kind == "u" else -self.amplitude
             if self.dtype.kind == "c":
-                real, imaginary = draw.integers(low // 2, self._amplitude // 2, (2, *shape), endpoint=True)
+                real, imaginary = draw.integers(low // 2, self.amplitude // 2, (2, *shape), endpoint=True)
                 return np.asarray(real + 1j * imaginary).astype(self.dtype)
-            return draw.integers(low, self._amplitude, shape, endpoint=True).astype(self.dtype)
+            return draw.integers(low, self.amplitude, shape, endpoint=True).astype(self.dtype)
         if self.dtype.kind == "c":
             return np.asarray(draw.normal(size=shape) + 1j * draw.normal(size=shape)).astype(self.dtype)
         return draw.normal(size=shape).astype(self.dtype)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
-from depthwise.conformance.case import Case
-from depthwise.conformance.process import Limits
+from depthwise.conformance.case import MODES, Case
+from depthwise.conformance.process import Limits, Workers
 from depthwise.conformance.run import FAILURES, Progress, Result, run
 
 BASE = "depthwise"  # what the faults are planted in
@@ -44,8 +44,12 @@ def fates(
       The fates, in the order of `faults`.
     """
 
+    workers = Workers()
+    # What is quick to run first: most faults show without compiling anything.
+    cases = sorted(cases, key=lambda case: MODES.index(case.mode))
+
     def fate(fault: str) -> Fate:
-        found = run([fault], cases, jobs=1, limits=limits, reference=None, stop_at_first_failure=True)
+        found = run([fault], cases, jobs=1, limits=limits, reference=None, stop_at_first_failure=True, workers=workers)
         if found.unavailable:
             raise RuntimeError(f"mutation: {fault} must run to be judged, but could not: {found.unavailable[fault]}")
         return Fate(fault, next((result for result in found.results if result.outcome in FAILURES), None))
@@ -55,4 +59,5 @@ def fates(
         for future in as_completed([pool.submit(fate, fault) for fault in faults]):
             known[future.result().fault] = future.result()
             notify(future.result())
+    workers.close()
     return [known[fault] for fault in faults]

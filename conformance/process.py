@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 from depthwise.conformance import targets
 
+_FAULT = "fault:"
 _START_SECONDS = 180.0  # importing a framework on a busy machine
 
 
@@ -65,7 +67,7 @@ class Worker:
     def __init__(self, target: str, limits: Limits) -> None:
         if missing := targets.missing(target):
             raise TargetUnavailableError(f"{', '.join(missing)} not installed")
-        self.limits = limits
+        self.target, self.limits = target, limits
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker, see close
         self._process = subprocess.Popen(
             [sys.executable, "-m", "depthwise.conformance.worker", target],
@@ -84,6 +86,18 @@ class Worker:
         self.devices: list[str] = hello["hello"]["devices"]
         self.versions: dict[str, str] = hello["hello"]["versions"]
 
+    def switch(self, target: str) -> None:
+        """Serves another target from now on, in the same process: only for targets that leave it as it is.
+
+        Raises:
+          TargetUnavailableError, WorkerLostError: as when a worker is started.
+        """
+        self._send({"target": target})
+        answer = self._read(time.monotonic() + _START_SECONDS)
+        if "cannot" in answer:
+            raise TargetUnavailableError(str(answer["cannot"]))
+        self.target = target
+
     def ask(self, case: str, checks: tuple[str, ...], separately: bool) -> Iterator[dict[str, Any]]:
         """The worker's messages about a case, as they come: see `worker`.
 
@@ -91,12 +105,7 @@ class Worker:
           WorkerLostError: the process ended, or was ended for using too much.
         """
         deadline = time.monotonic() + self.limits.seconds
-        request = {"case": case, "checks": checks, "separately": separately}
-        try:
-            self._requests.write(json.dumps(request).encode() + b"\n")
-            self._requests.flush()
-        except BrokenPipeError:
-            raise self._lost() from None
+        self._send({"case": case, "checks": checks, "separately": separately})
         while not (message := self._read(deadline)).get("end"):
             yield message
 
@@ -109,6 +118,13 @@ class Worker:
         if self._process.stdout:
             self._process.stdout.close()
         self._stderr.close()
+
+    def _send(self, request: dict[str, Any]) -> None:
+        try:
+            self._requests.write(json.dumps(request).encode() + b"\n")
+            self._requests.flush()
+        except BrokenPipeError:
+            raise self._lost() from None
 
     def _read(self, deadline: float) -> dict[str, Any]:
         while b"\n" not in self._unread:
@@ -138,6 +154,41 @@ class Worker:
         # A failed check of TensorFlow's is what ended the process; the stack follows it.
         said = [line for line in lines if "Check failed" in line] or lines
         return WorkerLostError("CRASH", f"{how}: {said[-1][-300:]}" if said else how)
+
+
+class Workers:
+    """Where workers come from and go back to.
+
+    A target has processes of its own. The planted faults share theirs, since they are ours and leave them as they are:
+    starting TensorFlow takes longer than catching most of them.
+    """
+
+    def __init__(self) -> None:
+        self._idle: deque[Worker] = deque()
+
+    def take(self, target: str, limits: Limits) -> Worker:
+        """A worker that serves the target."""
+        if target.startswith(_FAULT):
+            while self._idle:
+                worker = self._idle.pop()  # a deque, since several threads take and give back
+                try:
+                    worker.switch(target)
+                    return worker
+                except WorkerLostError:
+                    worker.close()
+        return Worker(target, limits)
+
+    def give_back(self, worker: Worker) -> None:
+        """Keeps the worker for another fault, or ends it."""
+        if worker.target.startswith(_FAULT):
+            self._idle.append(worker)
+        else:
+            worker.close()
+
+    def close(self) -> None:
+        """Ends the workers that are kept."""
+        while self._idle:
+            self._idle.pop().close()
 
 
 def _resident(pid: int) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from depthwise.conformance import checks
 from depthwise.conformance.case import Case
-from depthwise.conformance.process import Limits, TargetUnavailableError, Worker, WorkerLostError
+from depthwise.conformance.process import Limits, TargetUnavailableError, Worker, WorkerLostError, Workers
 from depthwise.conformance.targets import REFERENCE
 
 PASS, FAIL, REFERENCE_WRONG = "PASS", "FAIL", "REFERENCE WRONG"
@@ -142,6 +142,9 @@ class _Board:
             self.run.unavailable[name] = reason
             self._total -= len(self._open[name])
             self._open[name].clear()
+            if self._tested <= set(self.run.unavailable):  # the reference alone is nobody's question
+                for waiting in self._open.values():
+                    waiting.clear()
 
     @property
     def failures(self) -> int:
@@ -156,6 +159,7 @@ def run(
     limits: Limits | None = None,
     reference: str | None = REFERENCE,
     stop_at_first_failure: bool = False,
+    workers: Workers | None = None,
     notify: Callable[[Progress], None] = lambda _: None,
 ) -> Run:
     """Runs every case's checks on every target.
@@ -167,6 +171,7 @@ def run(
       limits: time and memory for each case.
       reference: the target that is the second voice, or None to do without.
       stop_at_first_failure: leave the rest unanswered once a target has failed a check.
+      workers: where to take workers from; None for new ones.
       notify: called after every answered case.
 
     Returns:
@@ -174,7 +179,8 @@ def run(
     """
     names = list(dict.fromkeys([*targets, *([reference] if reference else [])]))
     board = _Board(names, cases, targets, notify)
-    arguments = (board, limits or Limits(), frozenset(targets) if stop_at_first_failure else frozenset())
+    watched = frozenset(targets) if stop_at_first_failure else frozenset()
+    arguments = (board, workers or Workers(), limits or Limits(), watched)
     threads = [threading.Thread(target=_serve, args=arguments, daemon=True) for _ in range(max(jobs, 1))]
     for thread in threads:
         thread.start()
@@ -190,11 +196,11 @@ def run(
     return _with_verdicts(board, targets, cases, reference)
 
 
-def _serve(board: _Board, limits: Limits, watched: frozenset[str]) -> None:
+def _serve(board: _Board, workers: Workers, limits: Limits, watched: frozenset[str]) -> None:
     """One thread: holds one worker at a time, of the target that has the most left to do."""
     try:
         while name := board.most_open():
-            seat = _Seat(name, limits, board)
+            seat = _Seat(name, workers, limits, board)
             try:
                 while taken := board.next(name):
                     index, case = taken
@@ -205,7 +211,7 @@ def _serve(board: _Board, limits: Limits, watched: frozenset[str]) -> None:
             except TargetUnavailableError as error:
                 board.unavailable(name, str(error))
             finally:
-                seat.close()
+                seat.leave()
     except BaseException as error:  # a mistake of this suite must end the run, not shorten it
         board.stop(error)
 
@@ -213,8 +219,8 @@ def _serve(board: _Board, limits: Limits, watched: frozenset[str]) -> None:
 class _Seat:
     """A target's place in a thread: starts its worker when there is something to ask, and again after each loss."""
 
-    def __init__(self, name: str, limits: Limits, board: _Board) -> None:
-        self._name, self._limits, self._board = name, limits, board
+    def __init__(self, name: str, workers: Workers, limits: Limits, board: _Board) -> None:
+        self._name, self._workers, self._limits, self._board = name, workers, limits, board
         self._worker: Worker | None = None
 
     def answer(self, case: Case) -> list[Result]:
@@ -253,22 +259,24 @@ class _Seat:
                 if of["spread"]:
                     self._board.spread(self._name, case, check, checks.Spread(*of["spread"]))
         except WorkerLostError as lost:
-            self.close()
+            self._ready().close()
+            self._worker = None
             return found, lost, begun
         return found, None, begun
 
     def _ready(self) -> Worker:
         if self._worker is None:
             try:
-                self._worker = Worker(self._name, self._limits)
+                self._worker = self._workers.take(self._name, self._limits)
             except WorkerLostError as lost:
                 raise TargetUnavailableError(f"its process ends before it is ready: {lost.detail}") from None
             self._board.ready(self._name, self._worker)
         return self._worker
 
-    def close(self) -> None:
+    def leave(self) -> None:
+        """Gives the worker back."""
         if self._worker is not None:
-            self._worker.close()
+            self._workers.give_back(self._worker)
             self._worker = None
 
 

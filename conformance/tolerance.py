@@ -171,6 +171,17 @@ def deviation(expected: Array, squares: Array, terms: Array, dtype: str, accumul
     return np.asarray(np.sqrt((summed + own + (_UNIT[real] * np.abs(expected)) ** 2) / 3))
 
 
+def unit_roundoffs(dtype: str, accumulation: str | None = None) -> tuple[float, float]:
+    """The unit roundoffs of the accumulation and of the output, for a dtype as in `error_bound`.
+
+    Example:
+      >>> unit_roundoffs("float16") == (2.0**-24, 2.0**-11)
+      True
+    """
+    real, inner = _types(dtype, accumulation)
+    return _UNIT[inner], _UNIT[real]
+
+
 def _types(dtype: str, accumulation: str | None) -> tuple[str, str]:
     real = _REAL_PART.get(dtype, dtype)
     inner = accumulation or _ACCUMULATION.get(real, real)

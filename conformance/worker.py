@@ -7,6 +7,9 @@ and answers:
     {"begin": ["value", ...]}      these checks are being computed: a crash from here on is theirs
     {"found": {"check": "value", "outcome": "PASS", "units": 0.1, "detail": "", "raised": false, "spread": null}}
     {"end": true}                  the request is answered
+
+    {"target": "fault:..."}        serve this target from now on
+    {"switched": "fault:..."}      so it is
 """
 
 from __future__ import annotations
@@ -43,6 +46,10 @@ def main(target_name: str) -> None:
         return
     _send(answers, {"hello": hello})
     for request in map(json.loads, sys.stdin):
+        if "target" in request:
+            target = resolve(request["target"])
+            _send(answers, {"switched": request["target"]})
+            continue
         _answer(answers, target, Problem(parse(request["case"])), tuple(request["checks"]), request["separately"])
         _send(answers, {"end": True})
 

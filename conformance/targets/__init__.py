@@ -57,8 +57,9 @@ def resolve(name: str) -> Target:
     """The target that a name stands for; imports its framework.
 
     Args:
-      name: a built-in name, "depthwise:LOWERING", "fault:NAME" (see `faults`), "module:callable" or "file.py:callable". A callable has the signature
-        of `tf.nn.depthwise_conv2d` and raises NotImplementedError for what it doesn't support.
+      name: a built-in name, "depthwise:LOWERING", "fault:NAME" (see `faults`), "module:callable" or "file.py:callable".
+        A callable has the signature of `tf.nn.depthwise_conv2d` and raises NotImplementedError for what it doesn't
+        support.
 
     Returns:
       The target.

@@ -38,7 +38,7 @@ class TensorFlowTarget:
         shapes: list[tuple[int | None, ...] | None] = []
 
         def results(x: Tensor, w: Tensor, dy: Tensor, u: Tensor, v: Tensor) -> dict[str, Tensor]:
-            found, shape = _differentiated(lambda a, b: self.op(a, b, **arguments(case)), (x, w, dy, u, v), wanted)
+            found, shape = _differentiated(lambda a, b: self.op(a, b, **case.arguments()), (x, w, dy, u, v), wanted)
             shapes.append(shape)
             return found
 
@@ -57,7 +57,7 @@ class TensorFlowTarget:
 
     def call_malformed(self, problem: Problem) -> Any:
         case = problem.case
-        call = MALFORMED[case.bad]({"input": problem.x, "filter": problem.w, **arguments(case, explicit=True)})
+        call = MALFORMED[case.bad]({"input": problem.x, "filter": problem.w, **case.arguments()})
         with tf.device(f"/{case.device}:0"):
             tensors = [tf.constant(call.pop(name)) for name in ("input", "filter")]
 
@@ -65,25 +65,6 @@ class TensorFlowTarget:
                 return self.op(x, w, **call)
 
             return as_array(_in_mode(result, case, tensors)(*tensors))
-
-
-def arguments(case: Case, explicit: bool = False) -> dict[str, Any]:
-    """Everything but input and filter, as `tf.nn.depthwise_conv2d` takes it."""
-    nhwc = case.format == "NHWC"
-
-    def four(pair: Any, rest: Any) -> list[Any]:
-        return [rest, *pair, rest] if nhwc else [rest, rest, *pair]
-
-    padding: Any = case.padding
-    if not isinstance(padding, str):
-        padding = four([list(side) for side in padding], [0, 0])
-    dilations = list(case.dilations) if explicit or case.dilations != (1, 1) else None
-    return {
-        "strides": four(case.strides, 1),
-        "padding": padding,
-        "data_format": case.format,
-        "dilations": dilations,
-    }
 
 
 def _in_mode(function: Callable[..., Any], case: Case, tensors: list[Tensor]) -> Callable[..., Any]:

@@ -1,0 +1,113 @@
+"""A failure as a standalone script: TensorFlow and NumPy alone, the data drawn again and the formula written out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from depthwise.conformance.case import Case
+from depthwise.conformance.data import FIRST_ORDER, SECOND_ORDER, Problem
+from depthwise.conformance.malformed import MALFORMED
+from depthwise.conformance.run import Result
+from depthwise.conformance.tolerance import unit_roundoffs
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+_TEMPLATES = Environment(
+    loader=PackageLoader("depthwise.conformance", "templates"),
+    undefined=StrictUndefined,
+    keep_trailing_newline=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+# How each result is had: the contraction that it is, its operands, the tape's source, and for the second order what
+# the first tape differentiates by and with which cotangent the second one starts.
+_RESULTS: dict[str, dict[str, Any]] = {
+    "value": {"contraction": "value", "operands": "x, w"},
+    "input_gradient": {"contraction": "input_gradient", "operands": "w, dy", "source": "x"},
+    "filter_gradient": {"contraction": "filter_gradient", "operands": "x, dy", "source": "w"},
+    "dx_by_filter": {"contraction": "filter_gradient", "operands": "u, dy", "source": "w"},
+    "dx_by_cotangent": {"contraction": "value", "operands": "u, w", "source": "dy"},
+    "dw_by_input": {"contraction": "input_gradient", "operands": "v, dy", "source": "x"},
+    "dw_by_cotangent": {"contraction": "value", "operands": "x, v", "source": "dy"},
+}
+
+
+def script(result: Result, case: Case) -> str:
+    """The text of a script that shows the failure.
+
+    Args:
+      result: what failed.
+      case: the case to show it on, usually a shrunk one.
+
+    Returns:
+      Python source. It exits 1 (or crashes) where the failure shows, and 0 where it doesn't.
+    """
+    module, call, environment = _how_to_call(result.target)
+    how = _RESULTS.get(result.check, _RESULTS["value"])
+    problem = Problem(case)
+    unit, unit_out = unit_roundoffs(case.dtype) if "int" not in case.dtype else (0.0, 0.0)
+    arguments = case.arguments()
+    malformed: dict[str, Any] = {}
+    if case.bad:
+        malformed = MALFORMED[case.bad]({"input": problem.x, "filter": problem.w, **arguments})
+        arguments = {name: malformed[name] for name in arguments}
+    return _TEMPLATES.get_template("repro.py.j2").render(
+        result=result,
+        case=case,
+        problem=problem,
+        module=module,
+        call=call,
+        environment=environment,
+        arguments=arguments,
+        malformed=malformed,
+        order=2 if result.check in SECOND_ORDER else int(result.check in FIRST_ORDER[1:]),
+        first="x" if result.check.startswith("dx") else "w",
+        cotangent="u" if result.check.startswith("dx") else "v",
+        source=how.get("source", ""),
+        contraction=how["contraction"],
+        operands=how["operands"],
+        integers=case.data == "integer" or "int" in case.dtype,
+        complex="complex" in case.dtype,
+        unknown=(_unknown(case, case.input[3]), _unknown(case, case.input[3] * case.filter[2])),
+        before=_pads_before(case),
+        unit=unit,
+        unit_out=unit_out,
+    )
+
+
+def write(folder: Path, result: Result, case: Case) -> Path:
+    """Writes the script into a folder, which is made; returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    words = f"{result.target} {result.check} {case}"
+    path = folder / (re.sub(r"[^A-Za-z0-9]+", "_", words)[:150] + ".py")
+    path.write_text(script(result, case))
+    return path
+
+
+def _how_to_call(target: str) -> tuple[str, str, dict[str, str]]:
+    """The import, the callable and the environment that stand for a target."""
+    source, _, attribute = target.rpartition(":")
+    if target in ("tf", "tf-no-onednn"):
+        return "", "tf.nn.depthwise_conv2d", {"TF_ENABLE_ONEDNN_OPTS": "0"} if target != "tf" else {}
+    if target == "depthwise":
+        return "from depthwise.ops import depthwise_conv2d", "depthwise_conv2d", {}
+    if source in ("", "fault", "depthwise") or source.endswith(".py"):
+        return "from depthwise.conformance.targets import resolve", f"resolve({target!r}).op", {}
+    return f"from {source} import {attribute}", attribute, {}
+
+
+def _unknown(case: Case, channels: int) -> list[int | None]:
+    return [None, None, None, channels] if case.format == "NHWC" else [None, channels, None, None]
+
+
+def _pads_before(case: Case) -> tuple[int, int]:
+    """Top and left padding, by TensorFlow's documentation of SAME: half of what the last window lacks."""
+    if not isinstance(case.padding, str):
+        return case.padding[0][0], case.padding[1][0]
+    if case.padding == "VALID":
+        return 0, 0
+    sizes = zip(case.input[1:3], case.filter[:2], case.strides, case.dilations, strict=True)
+    top, left = (max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) // 2 for n, k, s, d in sizes)
+    return top, left

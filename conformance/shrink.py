@@ -1,0 +1,108 @@
+"""Shrinking: the smallest case that still fails a check in the same way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from depthwise.conformance.case import Case
+from depthwise.conformance.process import Limits, TargetUnavailableError, Worker, WorkerLostError
+from depthwise.conformance.run import FAILURES, Result
+
+_MOST_SECONDS = 60.0  # for one failure: a crash costs a new process in every trial
+
+
+def shrink(result: Result, limits: Limits) -> Case:
+    """Makes a failed case smaller for as long as the same check fails with the same outcome.
+
+    Args:
+      result: a failure of a check on one case.
+      limits: for each trial.
+
+    Returns:
+      A case that fails likewise, at most as large as the result's. The result's own where nothing smaller fails.
+    """
+    with _Trials(result, limits) as fails:
+        best = result.case
+        shrunk = True
+        while shrunk:
+            shrunk = False
+            for smaller in _smaller(best):
+                if fails(smaller):
+                    best, shrunk = smaller, True
+                    break
+    return best
+
+
+class _Trials:
+    """Whether a case fails as the result did, asked of a worker that is started again whenever it is lost."""
+
+    def __init__(self, result: Result, limits: Limits) -> None:
+        self._result, self._limits = result, limits
+        self._worker: Worker | None = None
+        self._end = time.monotonic() + _MOST_SECONDS
+
+    def __enter__(self) -> Callable[[Case], bool]:
+        return self._fails
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _fails(self, case: Case) -> bool:
+        if time.monotonic() > self._end:
+            return False
+        try:
+            return self._outcome(case) == (self._result.outcome, self._result.raised)
+        except (ValueError, TargetUnavailableError):
+            return False
+
+    def _outcome(self, case: Case) -> tuple[str, bool]:
+        if self._worker is None:
+            self._worker = Worker(self._result.target, self._limits)
+        try:
+            answers = [*self._worker.ask(str(case), (self._result.check,), separately=True)]
+        except WorkerLostError as lost:
+            self._close()
+            return lost.outcome, False
+        found = next(message["found"] for message in answers if "found" in message)
+        return found["outcome"], found["raised"]
+
+    def _close(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+
+def _smaller(case: Case) -> Iterator[Case]:
+    """Simpler cases, the boldest first. Every step lowers a size or takes a default, so that shrinking ends."""
+    plain = Case(case.input, case.filter)
+    if case.bad:
+        return
+    for name in ("mode", "dtype", "format", "data", "order", "strides", "dilations", "seed"):
+        if getattr(case, name) != getattr(plain, name):
+            yield replace(case, **{name: getattr(plain, name)})
+    if not isinstance(case.padding, str):
+        (top, bottom), (left, right) = case.padding
+        for pads in _lower((top, bottom, left, right), least=0):
+            yield replace(case, padding=((pads[0], pads[1]), (pads[2], pads[3])))
+    for shape in _lower(case.input, least=1):
+        yield replace(case, input=(shape[0], shape[1], shape[2], shape[3]))
+    for taps in _lower(case.filter, least=1):
+        yield replace(case, filter=(taps[0], taps[1], taps[2]))
+    for name in ("strides", "dilations"):
+        for pair in _lower(getattr(case, name), least=1):
+            yield replace(case, **{name: pair})
+
+
+def _lower(numbers: tuple[int, ...], least: int) -> Iterator[tuple[int, ...]]:
+    """The numbers with one of them at its least, halved, or one lower."""
+    for index, number in enumerate(numbers):
+        for lower in dict.fromkeys((least, number // 2, number - 1)):
+            if least <= lower < number:
+                yield (*numbers[:index], lower, *numbers[index + 1 :])
+
+
+def worth_shrinking(result: Result) -> bool:
+    """Whether a result is a failure of one case, as opposed to statistics over many."""
+    return result.outcome in FAILURES and not result.statistical

@@ -1,0 +1,97 @@
+"""Runs with real worker processes: verdicts, crashes, hangs, devices that are absent, exit status."""
+
+import json
+import tempfile
+import unittest
+from pathlib import Path
+
+from depthwise.conformance.case import parse
+from depthwise.conformance.cli import main
+from depthwise.conformance.process import Limits
+from depthwise.conformance.run import run
+from parameterized import parameterized
+
+PLAIN = "in=1x4x5x2 filter=3x2x2"
+UNEQUAL = "in=1x4x5x2 filter=3x2x2 strides=2x1"
+BOTH = "in=1x9x9x2 filter=3x3x1 strides=2x2 dilations=2x2"
+
+TARGETS = """
+import os, time
+import tensorflow as tf
+
+def op(x, w, strides, padding, data_format="NHWC", dilations=None):
+    if list(strides) == [1, 2, 1, 1]:
+        os.abort()
+    if w.shape[3] == 3:
+        time.sleep(1000)
+    if w.shape[3] == 4:
+        raise NotImplementedError("four is too many")
+    if w.shape[3] == 5:
+        print("not of the protocol")
+        filler = [bytearray(2**28) for _ in range(40)]
+    return tf.nn.depthwise_conv2d(x, w, strides, padding, data_format, dilations)
+"""
+
+
+def outcomes(found, target):
+    return {(str(r.case), r.check): r.outcome for r in found.results if r.target == target and not r.statistical}
+
+
+class RunTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(cls.folder.cleanup)
+        cls.file = Path(cls.folder.name) / "custom.py"
+        cls.file.write_text(TARGETS)
+        cls.target = f"{cls.file}:op"
+
+    def test_a_lost_worker_is_an_outcome_and_the_run_goes_on(self):
+        texts = [UNEQUAL, PLAIN.replace("x2x2", "x2x3"), PLAIN.replace("x2x2", "x2x5"), PLAIN.replace("x2x2", "x2x4")]
+        limits = Limits(seconds=10, memory=2 * 2**30)
+        found = run([self.target], [parse(t) for t in [*texts, PLAIN]], jobs=2, limits=limits, reference=None)
+        results = outcomes(found, self.target)
+        for text, outcome in zip(texts, ("CRASH", "TIMEOUT", "CRASH", "UNSUPPORTED"), strict=True):
+            self.assertEqual({o for (case, _), o in results.items() if case == text}, {outcome}, text)
+        self.assertEqual({o for (case, _), o in results.items() if case == PLAIN}, {"PASS"})
+        crash = next(r for r in found.results if str(r.case) == UNEQUAL)
+        self.assertIn("SIGABRT", crash.detail)
+        self.assertIn("memory", next(r for r in found.results if str(r.case) == texts[2]).detail)
+
+    def test_the_reference_is_named_where_it_is_wrong(self):
+        found = run(["depthwise", "tf"], [parse(BOTH), parse(PLAIN)], jobs=2)
+        ours, stock = outcomes(found, "depthwise"), outcomes(found, "tf")
+        self.assertEqual((ours[BOTH, "value"], stock[BOTH, "value"]), ("REFERENCE WRONG", "FAIL"))
+        self.assertEqual((ours[PLAIN, "value"], stock[PLAIN, "value"]), ("PASS", "PASS"))
+
+    def test_absent_devices_are_not_run(self):
+        case = parse(PLAIN + " device=NPU")
+        found = run(["tf"], [case], jobs=1)
+        self.assertEqual({r.outcome for r in found.results}, {"NOT RUN"})
+
+
+class CommandLineTest(unittest.TestCase):
+    def test_exit_status_and_json(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "found.json"
+            self.assertEqual(main(["run", "--target", "depthwise", "--case", PLAIN, "--json", str(path)]), 0)
+            document = json.loads(path.read_text())
+        self.assertEqual({r["outcome"] for r in document["results"]}, {"PASS"})
+        self.assertIn("tensorflow", document["header"]["versions"])
+
+    def test_a_planted_fault_exits_1(self):
+        self.assertEqual(main(["run", "--target", "fault:filter-rows-flipped", "--case", PLAIN]), 1)
+
+    @parameterized.expand(
+        [
+            (["--target", "nothing"],),
+            (["--target", "nothing.py:op"],),
+            (["--case", "in=1x1"],),
+            (["--max-cases", "0"],),
+        ]
+    )
+    def test_what_could_not_run_exits_2(self, options):
+        self.assertEqual(main(["run", "--jobs", "1", *options]), 2)
+
+    def test_targets_are_listed(self):
+        self.assertEqual(main(["targets"]), 0)
