@@ -24,7 +24,7 @@ Size: TypeAlias = Any
 
 def at_least_zero(n: Size) -> Size:
     """max(n, 0), for integers and integer tensors alike (`max` would ask a symbolic tensor for its truth value)."""
-    return (n + abs(n)) // 2
+    return n // 2 + abs(n) // 2 + n % 2  # (n + |n|) / 2, without a sum that 32 bits might not hold
 
 
 def ceil_div(n: Size, divisor: Size) -> Size:

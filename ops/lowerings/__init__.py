@@ -2,6 +2,11 @@
 
 from depthwise.ops.lowerings.base import Lowering
 from depthwise.ops.lowerings.native import Native
+from depthwise.ops.lowerings.portable import Portable
 from depthwise.ops.lowerings.taps import Taps
 
-LOWERINGS: dict[str, Lowering] = {lowering.name: lowering for lowering in (Native(), Taps())}
+_native, _taps = Native(), Taps()
+
+LOWERINGS: dict[str, Lowering] = {
+    lowering.name: lowering for lowering in (_native, _taps, Portable(outside_xla=_native, under_xla=_taps))
+}

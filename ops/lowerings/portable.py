@@ -1,0 +1,55 @@
+"""The op as two lowerings at once, one of which is chosen where it runs: for models saved now and compiled later.
+
+`tf.raw_ops.DeviceIndex` gives the index of the device's type among the names it is given, and their number under XLA.
+Outside XLA, Grappler makes it a constant; under XLA it is one by definition: either way the other branches disappear,
+and what is left is the one lowering. The choice is part of the graph, so it survives saving, in models that are loaded
+without this package too.
+
+Its price: outside XLA the branch hides the convolution from Grappler's fusion with bias and activation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+from depthwise.ops.lowerings.base import Contraction, Lowering
+from depthwise.ops.spec import ConvSpec
+
+DEVICES = ("CPU", "GPU")
+
+
+class Portable:
+    """One lowering outside XLA, another under it, decided at run time."""
+
+    name = "portable"
+
+    def __init__(self, outside_xla: Lowering, under_xla: Lowering) -> None:
+        self.outside_xla, self.under_xla = outside_xla, under_xla
+
+    def refuses(self, spec: ConvSpec, contraction: Contraction) -> str | None:
+        for lowering in (self.outside_xla, self.under_xla):
+            refusal = lowering.refuses(spec, contraction)
+            if refusal:
+                return f"it is made of two lowerings, and {lowering.name} refuses: {refusal}"
+        return None
+
+    def output(self, spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) -> tf.Tensor:
+        return self._where_it_runs(lambda lowering: lowering.output(spec, input, filter))
+
+    def input_grad(self, spec: ConvSpec, filter: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+        return self._where_it_runs(lambda lowering: lowering.input_grad(spec, filter, dy, sizes))
+
+    def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+        return self._where_it_runs(lambda lowering: lowering.filter_grad(spec, input, dy, sizes))
+
+    def _where_it_runs(self, compute: Callable[[Lowering], tf.Tensor]) -> tf.Tensor:
+        def outside_xla() -> tf.Tensor:
+            return compute(self.outside_xla)
+
+        def under_xla() -> tf.Tensor:
+            return compute(self.under_xla)
+
+        index = tf.raw_ops.DeviceIndex(device_names=list(DEVICES))
+        # The last branch stands for devices of other names; and it is the one that LiteRT converts.
+        return tf.switch_case(index, [*[outside_xla] * len(DEVICES), under_xla, outside_xla])
