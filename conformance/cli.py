@@ -7,16 +7,21 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from depthwise.conformance import targets
+from depthwise.conformance import expectations, repro, targets
 from depthwise.conformance.case import Case, parse
 from depthwise.conformance.cases import LEVELS, cases
 from depthwise.conformance.mutation import BASE, clean, fates
 from depthwise.conformance.process import Limits
 from depthwise.conformance.report import console as console_report
+from depthwise.conformance.report import html as html_report
 from depthwise.conformance.report import json as json_report
+from depthwise.conformance.report import junit as junit_report
 from depthwise.conformance.report.header import header
-from depthwise.conformance.run import FAILURES, Run, run
+from depthwise.conformance.report.matrix import matrix
+from depthwise.conformance.run import FAILURES, Result, Run, run
+from depthwise.conformance.shrink import shrink, worth_shrinking
 from rich.console import Console
+from rich.markup import escape
 
 CONFORMS, FAILED, COULD_NOT_RUN = 0, 1, 2
 
@@ -60,7 +65,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="a built-in target (see `targets`), depthwise:LOWERING, module:callable or file.py:callable with the"
         " signature of tf.nn.depthwise_conv2d; repeatable; default depthwise",
     )
+    parser.add_argument("--expect", type=Path, metavar="FILE", help="a TOML file of known failures")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results as JSON")
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="write all results as JUnit XML")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a self-contained page")
+    parser.add_argument("--repros", type=Path, metavar="FOLDER", help="shrink failures, write scripts that show them")
+    parser.add_argument("--shrink", type=int, default=3, metavar="N", help="how many failures per target; default 3")
 
 
 def _add_mutation(parser: argparse.ArgumentParser) -> None:
@@ -97,16 +107,48 @@ def _run(options: argparse.Namespace) -> int:
     names = options.target or ["depthwise"]
     try:
         chosen = selected(options)
+        known = expectations.read(options.expect) if options.expect else []
     except ValueError as error:
         Console(stderr=True).print(f"depthwise-conformance: {error}", markup=False)
         return COULD_NOT_RUN
     limits = _limits(options)
     with console_report.progress(console) as notify:
         found = run(names, chosen, jobs=options.jobs, limits=limits, notify=notify)
+    found, stale = expectations.apply(found, known)
     console_report.show(console, found)
+    for line in stale:
+        console.print(f"[red]no longer fails:[/] {escape(line)}")
+    scripts = _scripts(options, found, limits) if options.html or options.repros else {}
+    _write_reports(options, found, scripts)
+    return FAILED if stale and status(found) == CONFORMS else status(found)
+
+
+def _write_reports(options: argparse.Namespace, found: Run, scripts: dict[Result, str]) -> None:
+    about = header(_recorded(options))
     if options.json:
-        json_report.write(options.json, found, header(_recorded(options)))
-    return status(found)
+        json_report.write(options.json, found, about)
+    if options.junit:
+        junit_report.write(options.junit, found)
+    if options.html:
+        html_report.write(options.html, found, about, scripts)
+
+
+def _scripts(options: argparse.Namespace, found: Run, limits: Limits) -> dict[Result, str]:
+    """Scripts for one failure in each cell of the matrix; the first few, if they are to be files, shrunk."""
+    scripts: dict[Result, str] = {}
+    for target in filter(repro.possible, found.versions):
+        left = options.shrink if options.repros else 0
+        for cell in matrix(result for result in found.results if result.target == target).values():
+            result = next(filter(worth_shrinking, cell.results), None)
+            if result is None:
+                continue
+            case = result.case
+            if left:
+                left -= 1
+                case = shrink(result, limits)
+                Console().print(f"{target} {result.check}: {repro.write(options.repros, result, case)}", markup=False)
+            scripts[result] = repro.script(result, case)
+    return scripts
 
 
 def _mutate(options: argparse.Namespace) -> int:

@@ -34,6 +34,11 @@ _RESULTS: dict[str, dict[str, Any]] = {
 }
 
 
+def possible(target: str) -> bool:
+    """Whether a target can be called from a script: PyTorch's, JAX's and LiteRT's have arguments of their own."""
+    return target not in ("torch", "jax", "litert")
+
+
 def script(result: Result, case: Case) -> str:
     """The text of a script that shows the failure.
 

@@ -18,7 +18,8 @@ from depthwise.conformance.targets import REFERENCE
 
 PASS, FAIL, REFERENCE_WRONG = "PASS", "FAIL", "REFERENCE WRONG"
 UNSUPPORTED, CRASH, TIMEOUT, NOT_RUN = "UNSUPPORTED", "CRASH", "TIMEOUT", "NOT RUN"
-OUTCOMES = (PASS, REFERENCE_WRONG, FAIL, CRASH, TIMEOUT, UNSUPPORTED, NOT_RUN)
+EXPECTED = "EXPECTED"  # a failure that an expectations file knows
+OUTCOMES = (PASS, REFERENCE_WRONG, EXPECTED, FAIL, CRASH, TIMEOUT, UNSUPPORTED, NOT_RUN)
 FAILURES = (FAIL, CRASH, TIMEOUT)
 REFUSES = "REFUSES"  # of the reference alone: it raises an error where the formula has a value
 
@@ -38,6 +39,7 @@ class Result:
       raised: whether that was an error that the target raised, so that no result exists.
       reference: what the reference does in the same check: an outcome, "REFUSES" if it raises an error, "" where it
         wasn't asked.
+      was: the outcome that an expected failure had.
     """
 
     target: str
@@ -48,6 +50,7 @@ class Result:
     detail: str = ""
     raised: bool = False
     reference: str = ""
+    was: str = ""
 
     @property
     def statistical(self) -> bool:

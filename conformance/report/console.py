@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-_STYLE = dict(zip(OUTCOMES, ("green", "cyan", "red", "bold red", "bold red", "yellow", "dim"), strict=True))
+_STYLE = dict(zip(OUTCOMES, ("green", "cyan", "magenta", "red", "bold red", "bold red", "yellow", "dim"), strict=True))
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -31,7 +33,13 @@ class TensorFlowTarget:
         return sorted({device.device_type for device in tf.config.list_logical_devices()})
 
     def versions(self) -> dict[str, str]:
-        return {"tensorflow": str(tf.__version__), "keras": str(tf.keras.__version__)}
+        # On by default in x86 builds; those are the builds that read this variable.
+        onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0" and platform.machine() in ("x86_64", "AMD64")
+        return {
+            "tensorflow": str(tf.__version__),
+            "keras": str(tf.keras.__version__),
+            "onednn": "on" if onednn else "off",
+        }
 
     def prepare(self, problem: Problem, wanted: Collection[str]) -> Callable[[], Outputs]:
         case = problem.case

@@ -1,0 +1,170 @@
+"""Expectations: known failures in a TOML file, each with its reason and the conditions under which it is known.
+
+    [[known]]
+    target = "tf"
+    when = "strides != (1, 1) and dilations != (1, 1)"  # see `condition`; or cases = ["in=...", ...]
+    checks = ["value", "shape"]                          # left out: any check
+    outcomes = ["FAIL"]                                  # left out: any failure
+    onednn = true                                        # left out: with and without
+    device = "CPU"                                       # left out: any
+    tensorflow = "2.21"                                  # the version starts so; left out: any
+    issues = ["tensorflow#33005"]
+    reason = "space-to-batch is applied before the strides"
+
+A failure that an entry covers is EXPECTED. An entry is stale, which is an error, if it lists cases and one of them
+passes a check that it covers, or if it has a condition, covers enough checks to judge by, and none of them fails.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from depthwise.conformance.case import Case, parse
+from depthwise.conformance.condition import condition
+from depthwise.conformance.run import EXPECTED, FAILURES, NOT_RUN, UNSUPPORTED, Result, Run
+
+_ENOUGH = 20  # checks that a condition must cover before it can be called stale: not all that it covers need fail
+_KEYS = ("target", "when", "cases", "checks", "outcomes", "onednn", "device", "tensorflow", "issues", "reason")
+
+
+@dataclass(frozen=True)
+class Known:
+    """One entry of a file: see the module's docstring for what its attributes mean."""
+
+    target: str
+    reason: str
+    when: str = ""
+    cases: tuple[str, ...] = ()
+    checks: tuple[str, ...] = ()
+    outcomes: tuple[str, ...] = FAILURES
+    onednn: bool | None = None
+    device: str = ""
+    tensorflow: str = ""
+    issues: tuple[str, ...] = ()
+
+    @cached_property
+    def _listed(self) -> frozenset[Case]:
+        return frozenset(parse(text) for text in self.cases)
+
+    @cached_property
+    def _condition(self) -> Any:
+        return condition(self.when) if self.when else None
+
+    def applies(self, run: Run) -> bool:
+        """Whether the run is of the version and build that the entry is about."""
+        versions = run.versions.get(self.target, {})
+        return versions.get("tensorflow", "").startswith(self.tensorflow) and self.onednn in (
+            None,
+            versions.get("onednn") == "on",
+        )
+
+    def covers(self, result: Result) -> bool:
+        """Whether the entry speaks about this check, however it came out."""
+        if result.target != self.target or (self.checks and result.check not in self.checks):
+            return False
+        if self.device and result.case.device != self.device:
+            return False
+        if result.statistical:
+            return bool(self._condition and self.checks and self._condition(result.case))
+        return result.case in self._listed or bool(self._condition and self._condition(result.case))
+
+
+def read(path: Path) -> list[Known]:
+    """The entries of a file.
+
+    Raises:
+      ValueError: it is no such file; the message names the entry.
+    """
+    try:
+        document = tomlkit.parse(path.read_text()).unwrap()
+    except (OSError, tomlkit.exceptions.TOMLKitError) as error:
+        raise ValueError(f"expectations: {path} must be a TOML file, got {error}") from None
+    entries = []
+    for number, entry in enumerate(document.get("known", []), 1):
+        unknown = set(entry) - set(_KEYS)
+        if unknown or not {"target", "reason"} <= set(entry) or ("when" in entry) == ("cases" in entry):
+            rule = f"have target, reason, one of when and cases, and no other keys than {', '.join(_KEYS)}"
+            raise ValueError(f"expectations: entry {number} of {path} must {rule}, got {', '.join(entry)}")
+        known = Known(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
+        if known.when:
+            condition(known.when)  # read here, so that a mistake is reported with the file
+        entries.append(known)
+    return entries
+
+
+def apply(run: Run, entries: Sequence[Known]) -> tuple[Run, list[str]]:
+    """Marks the failures that are known.
+
+    Args:
+      run: what was found.
+      entries: what is known; those about other versions, builds or targets are left aside.
+
+    Returns:
+      The run with known failures as EXPECTED, and one line for each stale entry.
+    """
+    relevant = [entry for entry in entries if entry.applies(run)]
+    failed: dict[int, int] = defaultdict(int)
+    passed: dict[int, list[Result]] = defaultdict(list)
+    results = []
+    for result in run.results:
+        covering = [entry for entry in relevant if entry.covers(result)]
+        known = [entry for entry in covering if result.outcome in entry.outcomes]
+        for entry in known:
+            failed[id(entry)] += 1
+        if result.outcome not in (*FAILURES, UNSUPPORTED, NOT_RUN):
+            for entry in covering:
+                passed[id(entry)].append(result)
+        if known:
+            detail = f"{known[0].reason} ({', '.join(known[0].issues) or 'no issue'}): {result.detail}"
+            result = replace(result, outcome=EXPECTED, detail=detail, was=result.outcome)
+        results.append(result)
+    stale = []
+    for entry in relevant:
+        good = passed[id(entry)]
+        if entry.cases and good:
+            stale.append(f"{entry.target}, {entry.reason}: {good[0].check} passes for {good[0].subject}")
+        elif entry.when and not failed[id(entry)] and len(good) >= _ENOUGH:
+            stale.append(f"{entry.target}, {entry.reason}: none of {len(good)} checks fails where {entry.when}")
+    return replace(run, results=results), stale
+
+
+def update(path: Path, run: Run, entries: Iterable[Known]) -> int:
+    """Writes what a run found into a file: new failures are appended, entries that no longer fail are taken out.
+
+    Args:
+      path: the file; what else it holds, comments included, is kept. Made if it doesn't exist.
+      run: what was found, after `apply`.
+      entries: what `read` gave for the file, in its order; none for a new one.
+
+    Returns:
+      How many entries were appended.
+    """
+    document = tomlkit.parse(path.read_text()) if path.exists() else tomlkit.document()
+    tables = document.setdefault("known", tomlkit.aot())
+    gone = [number for number, entry in enumerate(entries) if entry.applies(run) and _ended(entry, run)]
+    for number in reversed(gone):
+        del tables[number]
+    groups: dict[tuple[str, str, str, str], list[Result]] = defaultdict(list)
+    for result in run.results:
+        if result.outcome in FAILURES and not result.statistical:
+            groups[result.target, str(result.case), result.outcome, result.detail].append(result)
+    for (target, case, outcome, detail), results in groups.items():
+        table = tomlkit.table()
+        table.update({"target": target, "cases": [case], "checks": [result.check for result in results]})
+        table.update({"outcomes": [outcome], "reason": detail})
+        tables.append(table)
+    path.write_text(tomlkit.dumps(document))
+    return len(groups)
+
+
+def _ended(entry: Known, run: Run) -> bool:
+    covered = [result for result in run.results if entry.covers(result)]
+    made = [result for result in covered if result.outcome not in (UNSUPPORTED, NOT_RUN)]
+    fails = any((result.was or result.outcome) in entry.outcomes for result in made)
+    return not fails and (len(made) >= _ENOUGH or (bool(entry.cases) and bool(made)))
