@@ -14,7 +14,7 @@ import tensorflow as tf
 from depthwise.ops.gradients import Plan
 from depthwise.ops.lowerings import LOWERINGS
 from depthwise.ops.lowerings.base import CONTRACTIONS, Contraction, Lowering
-from depthwise.ops.spec import FLOATS, ConvSpec, argument_error
+from depthwise.ops.spec import FLOATS, ConvSpec, argument_error, shown
 
 try:  # Private: TensorFlow offers no public way to ask. tests/ops/test_choose.py notices if a release changes it.
     from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
@@ -87,7 +87,7 @@ def check_lowering(lowering: object) -> None:
     if not isinstance(lowering, str) or lowering not in ("auto", *LOWERINGS):
         kind = ValueError if isinstance(lowering, str) else TypeError
         names = ", ".join(repr(name) for name in ("auto", *LOWERINGS))
-        raise argument_error("lowering", f"be one of {names}", lowering, "'auto' takes every case.", kind)
+        raise argument_error("lowering", f"be one of {names}", shown(lowering), "'auto' takes every case.", kind)
 
 
 def being_compiled() -> bool:

@@ -7,9 +7,11 @@ dtype: it sees a frozen, hashable record, which is also the key under which ever
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
+from itertools import islice
 from math import prod
 from typing import Any, TypeAlias
 
@@ -45,6 +47,13 @@ class ConvSpec:
     multiplier: Dim
     rows: Axis
     cols: Axis
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:  # kept: the record is the key of every cache, several times per call
+        return hash((self.data_format, self.dtype, *self.input_shape, *self.filter_shape, self.rows, self.cols))
 
     @cached_property
     def known(self) -> bool:
@@ -112,16 +121,28 @@ def nhwc(values: Sequence[Any], data_format: str) -> tuple[Any, ...]:
 
 
 def argument_error(
-    argument: str, rule: str, value: object, advice: str, kind: type[Exception] = ValueError
+    argument: str, rule: str, received: str, advice: str, kind: type[Exception] = ValueError
 ) -> Exception:
     """The error for a bad argument: which one, the rule, what was received, what to do."""
-    return kind(f"depthwise_conv2d argument `{argument}` must {rule}, but got {value!r}. {advice}")
+    return kind(f"depthwise_conv2d argument `{argument}` must {rule}, but got {received}. {advice}")
+
+
+def shown(value: object) -> str:
+    """A value in an error message: never longer than a line or two."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def check_name(name: object) -> None:
-    """Refuses a `name` that is neither None nor a string."""
-    if not isinstance(name, str | None):
-        raise argument_error("name", "be None or a string", name, "Leave it out.", TypeError)
+    """Refuses a `name` that no op can have."""
+    if name is None or (isinstance(name, str) and _NAME(name)):
+        return
+    rule = "be None or the name of an op: letters, digits and . _ / > -, a letter, digit or dot first"
+    kind = ValueError if isinstance(name, str) else TypeError
+    raise argument_error("name", rule, shown(name), "Leave it out.", kind)
+
+
+_NAME = re.compile(r"([A-Za-z0-9.][A-Za-z0-9_.\\/>-]*)?").fullmatch
 
 
 def canonicalize(
@@ -135,41 +156,66 @@ def canonicalize(
       tf.errors.InvalidArgumentError: at run time, where a rank or a channel count was unknown until then.
     """
     input, filter = _tensors(input, filter)
-    if data_format is None:
-        data_format = "NHWC"
-    if not isinstance(data_format, str) or data_format not in ("NHWC", "NCHW"):
-        raise argument_error("data_format", "be 'NHWC', 'NCHW' or None (NHWC)", data_format, "Pass one of the three.")
-    input_shape, filter_shape = _dims(input), _dims(filter)
-    spec = _spec(
-        input_shape,
-        filter_shape,
-        input.dtype.name,
-        filter.dtype.name,
-        data_format,
-        _strides(strides, data_format),
-        _dilations(dilations, data_format),
-        _padding(padding, data_format),
-    )
-    if input_shape is None or filter_shape is None or None in (spec.channels_of(input_shape), filter_shape[2]):
+    shapes = _dims(input), _dims(filter)
+    try:
+        key = (*shapes, input.dtype, filter.dtype, *map(_frozen, (strides, padding, data_format, dilations)))
+    except _NotFrozenError:
+        spec = _spec(*shapes, input.dtype.name, filter.dtype.name, strides, padding, data_format, dilations)
+    else:
+        found = _SPECS.get(key)
+        if found is None:
+            found = _spec(*shapes, input.dtype.name, filter.dtype.name, strides, padding, data_format, dilations)
+            if len(_SPECS) >= 4096:
+                _SPECS.clear()
+            _SPECS[key] = found
+        spec = found
+    if None in shapes or None in spec.input_shape or None in spec.filter_shape:
         input, filter = _checked_at_run_time(spec, input, filter)
     return spec, input, filter
 
 
-@lru_cache(maxsize=4096)
+_SPECS: dict[tuple[Any, ...], ConvSpec] = {}
+"""The records of calls seen before: a second eager call costs a look-up."""
+
+
+class _NotFrozenError(TypeError):
+    """An argument of a type that may change, or that equals one of another type (1.0 and True equal 1)."""
+
+
+def _frozen(value: Any) -> Any:
+    """An argument as a key: of strings, integers, None, and lists and tuples of them alone."""
+    kind = type(value)
+    if kind is int or kind is str or value is None:
+        return value
+    if kind is list or kind is tuple:
+        return tuple([_frozen(item) for item in value])
+    raise _NotFrozenError
+
+
 def _spec(
     input_shape: tuple[Dim, ...] | None,
     filter_shape: tuple[Dim, ...] | None,
     dtype: str,
     filter_dtype: str,
-    data_format: str,
-    strides: tuple[int, int],
-    dilations: tuple[int, int],
-    padding: tuple[Padding, Padding],
+    strides: Any,
+    padding: Any,
+    data_format: Any,
+    dilations: Any,
 ) -> ConvSpec:
-    """The record, once strides, dilations and padding are canonical; checks what needs more than one argument."""
+    """The record of a call, argument by argument, then what needs more than one of them."""
+    if data_format is None:
+        data_format = "NHWC"
+    if not isinstance(data_format, str) or data_format not in ("NHWC", "NCHW"):
+        kind = ValueError if isinstance(data_format, str) else TypeError
+        rule = "be 'NHWC', 'NCHW' or None (NHWC)"
+        raise argument_error("data_format", rule, shown(data_format), "Pass one of the three.", kind)
+    data_format = str(data_format)
+    stride_rows, stride_cols = _strides(strides, data_format)
+    rate_rows, rate_cols = _dilations(dilations, data_format)
+    pad_rows, pad_cols = _padding(padding, data_format)
     for argument, shape in (("input", input_shape), ("filter", filter_shape)):
         if shape is not None and len(shape) != 4:
-            raise argument_error(argument, _RANK_RULES[argument], f"shape {shape}", "Reshape it, or add a dimension.")
+            raise argument_error(argument, _RANK_RULES[argument], f"shape {shape}", _RANK_ADVICE)
     if dtype not in FLOATS + INTEGERS + COMPLEX:
         supported = ", ".join(FLOATS + INTEGERS + COMPLEX)
         raise argument_error("input", f"have one of the dtypes {supported}", dtype, "Use tf.cast.", TypeError)
@@ -184,7 +230,7 @@ def _spec(
             "filter",
             _CHANNEL_RULE,
             f"filter shape {filter_shape} for input shape {input_shape} in {data_format}",
-            "Check data_format, or the order of the filter's dimensions.",
+            _CHANNEL_ADVICE,
         )
     spec = ConvSpec(
         data_format=data_format,
@@ -192,8 +238,8 @@ def _spec(
         batch=batch,
         channels=filter_channels if channels is None else channels,
         multiplier=multiplier,
-        rows=Axis(height, kernel_height, strides[0], dilations[0], padding[0]),
-        cols=Axis(width, kernel_width, strides[1], dilations[1], padding[1]),
+        rows=Axis(height, kernel_height, stride_rows, rate_rows, pad_rows),
+        cols=Axis(width, kernel_width, stride_cols, rate_cols, pad_cols),
     )
     for axis, side in ((spec.rows, "height"), (spec.cols, "width")):
         _check_axis(axis, side, filter_shape)
@@ -206,13 +252,13 @@ def _spec(
 def _check_axis(axis: Axis, side: str, filter_shape: tuple[Dim, ...] | None) -> None:
     """Refuses what makes no convolution along one axis, or one that 32-bit sizes cannot count."""
     if axis.taps == 0:
-        raise argument_error("filter", f"have a {side} of at least 1", f"shape {filter_shape}", "Use a 1x1 filter.")
+        raise argument_error("filter", _TAPS_RULE.format(side), f"shape {filter_shape}", _TAPS_ADVICE)
     if axis.taps is not None and axis.span > INT32_MAX:
-        rule = f"keep the dilated filter's {side}, rate * (taps - 1) + 1, at most {INT32_MAX}"
-        raise argument_error("dilations", rule, axis.rate, "Dilate less.")
-    if axis.known and axis.size + sum(axis.pads) > INT32_MAX:
-        rule = f"keep the padded {side} at most {INT32_MAX}"
-        raise argument_error("padding", rule, f"{axis.size} samples padded by {axis.pads}", "Pad less.")
+        raise argument_error("dilations", _SPAN_RULE.format(side), f"{axis.rate} for {axis.taps} taps", _SPAN_ADVICE)
+    pads = axis.pads if axis.known or axis.padding != "SAME" else (0, 0)
+    if (axis.size or 0) + sum(pads) > INT32_MAX:
+        received = f"{'an unknown number of' if axis.size is None else axis.size} samples padded by {pads}"
+        raise argument_error("padding", _PADDED_RULE.format(side), received, _PADDED_ADVICE)
 
 
 _RANK_RULES = {
@@ -222,24 +268,56 @@ _RANK_RULES = {
 _CHANNEL_RULE = "have as many in_channels (its third dimension) as `input` has channels"
 
 
+_RANK_ADVICE = "Reshape it, or add a dimension."
+_CHANNEL_ADVICE = "Check data_format, or the order of the filter's dimensions."
+_TAPS_RULE, _TAPS_ADVICE = "have a {} of at least 1", "Use a 1x1 filter."
+_SPAN_RULE = f"keep the dilated filter's {{}}, rate * (taps - 1) + 1, at most {INT32_MAX}"
+_SPAN_ADVICE = "Dilate less."
+_PADDED_RULE, _PADDED_ADVICE = f"keep the padded {{}} at most {INT32_MAX}", "Pad less."
+
+
 def _checked_at_run_time(spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The tensors, behind assertions of the rules that their static shapes leave open."""
-    # Rank first: the channel count of a tensor of another rank cannot be read at all.
-    tensors = []
-    for argument, tensor in (("input", input), ("filter", filter)):
-        if tensor.shape.rank is None:
-            message = f"depthwise_conv2d argument `{argument}` must {_RANK_RULES[argument]}, but got shape"
-            holds = tf.raw_ops.Equal(x=tf.rank(tensor), y=4)
-            with tf.control_dependencies([tf.debugging.Assert(holds, [message, tf.shape(tensor)])]):
-                tensor = tf.ensure_shape(tf.identity(tensor), [None] * 4)
-        tensors.append(tensor)
-    input, filter = tensors
-    channels = spec.channels_of(tf.unstack(tf.shape(input)))
-    holds = tf.raw_ops.Equal(x=channels, y=tf.shape(filter)[2])
-    message = f"depthwise_conv2d argument `filter` must {_CHANNEL_RULE}, but got filter and input shapes"
-    with tf.control_dependencies([tf.debugging.Assert(holds, [message, tf.shape(filter), tf.shape(input)])]):
-        input = tf.ensure_shape(tf.identity(input), spec.input_shape)
-    return input, tf.ensure_shape(filter, spec.filter_shape)
+    # Rank first: the sizes of a tensor of another rank cannot be read at all.
+    input, filter = _of_rank_4("input", input), _of_rank_4("filter", filter)
+    _, *image, channels = nhwc(range(4), spec.data_format)
+    if input.shape[channels] is None or filter.shape[2] is None:
+        same = tf.equal(tf.shape(input)[channels], tf.shape(filter)[2])
+        filter = _asserted(filter, same, "filter", _CHANNEL_RULE, _CHANNEL_ADVICE, tf.shape(input))
+        # XLA drops assertions, and broadcasting would hide the fault: there a reshape refuses, whose name says why.
+        height, width, _, multiplier = tf.unstack(tf.shape(filter))
+        sizes = tf.stack([height, width, tf.shape(input)[channels], multiplier])
+        filter = tf.reshape(filter, sizes, name="filter_must_have_as_many_in_channels_as_input_has_channels")
+    for axis, side, at in zip((spec.rows, spec.cols), ("height", "width"), image, strict=True):
+        if axis.taps is None:
+            taps = tf.shape(filter)[at - image[0]]
+            filter = _asserted(filter, taps >= 1, "filter", _TAPS_RULE.format(side), _TAPS_ADVICE)
+            if axis.rate > 1:
+                fits = taps <= (INT32_MAX - 1) // axis.rate + 1
+                filter = _asserted(filter, fits, "dilations", _SPAN_RULE.format(side), _SPAN_ADVICE)
+        if axis.size is None and not isinstance(axis.padding, str) and any(axis.padding):
+            fits = tf.shape(input)[at] <= INT32_MAX - sum(axis.padding)
+            input = _asserted(input, fits, "padding", _PADDED_RULE.format(side), _PADDED_ADVICE)
+    return _shaped(input, spec.input_shape), _shaped(filter, spec.filter_shape)
+
+
+def _of_rank_4(argument: str, tensor: tf.Tensor) -> tf.Tensor:
+    if tensor.shape.rank is not None:
+        return tensor
+    holds = tf.equal(tf.rank(tensor), 4)
+    return _shaped(_asserted(tensor, holds, argument, _RANK_RULES[argument], _RANK_ADVICE), (None,) * 4)
+
+
+def _shaped(tensor: tf.Tensor, shape: tuple[Dim, ...]) -> tf.Tensor:
+    """The tensor with a static shape that says no less than this one."""
+    return tensor if _dims(tensor) == shape else tf.ensure_shape(tensor, shape)
+
+
+def _asserted(tensor: tf.Tensor, holds: tf.Tensor, argument: str, rule: str, advice: str, *others: Any) -> tf.Tensor:
+    """The tensor, once the rule holds."""
+    message = str(argument_error(argument, rule, "shape (below)", advice))
+    with tf.control_dependencies([tf.debugging.Assert(holds, [message, tf.shape(tensor), *others])]):
+        return tf.identity(tensor)
 
 
 def _tensors(input: Any, filter: Any) -> tuple[tf.Tensor, tf.Tensor]:
@@ -256,30 +334,31 @@ def _tensor(argument: str, value: Any, dtype_hint: tf.DType | None) -> tf.Tensor
         return value
     rule, advice = "be a dense tensor, variable or array", "Ragged: .to_tensor(); sparse: tf.sparse.to_dense."
     if value is None or isinstance(value, tf.RaggedTensor | tf.SparseTensor):
-        raise argument_error(argument, rule, value, advice, TypeError)
+        raise argument_error(argument, rule, shown(value), advice, TypeError)
     try:
         return tf.convert_to_tensor(value, dtype_hint=dtype_hint)
     except (TypeError, ValueError) as error:
-        raise argument_error(argument, rule, value, f"TensorFlow says: {error}", TypeError) from error
+        raise argument_error(argument, rule, shown(value), f"TensorFlow says: {error}", TypeError) from error
 
 
 def _dims(tensor: tf.Tensor) -> tuple[Dim, ...] | None:
     shape = tensor.shape
-    return None if shape.rank is None else tuple(shape)
+    return None if shape.rank is None else tuple(shape.as_list())
 
 
 def _integers(argument: str, rule: str, values: Any, minimum: int, advice: str) -> tuple[int, ...]:
     """The values as Python integers, each from `minimum` to what 32 bits hold."""
     if isinstance(values, str | bytes | dict) or not isinstance(values, Iterable):
-        raise argument_error(argument, rule, values, advice, TypeError)
+        raise argument_error(argument, rule, shown(values), advice, TypeError)
     try:
-        integers = tuple(operator.index(value) for value in values)
-    except TypeError:
-        raise argument_error(argument, rule, values, advice, TypeError) from None
-    if any(isinstance(value, bool) for value in values):
-        raise argument_error(argument, rule, values, advice, TypeError)
+        items = tuple(islice(values, 5))  # never more than 4 are right
+        integers = tuple(operator.index(item) for item in items)
+    except (TypeError, ValueError, tf.errors.OpError):
+        raise argument_error(argument, rule, shown(values), advice, TypeError) from None
+    if any(isinstance(item, bool) for item in items):
+        raise argument_error(argument, rule, shown(values), advice, TypeError)
     if not all(minimum <= value <= INT32_MAX for value in integers):
-        raise argument_error(argument, f"{rule}, each from {minimum} to {INT32_MAX}", values, advice)
+        raise argument_error(argument, f"{rule}, each from {minimum} to {INT32_MAX}", shown(values), advice)
     return integers
 
 
@@ -288,10 +367,10 @@ def _strides(strides: Any, data_format: str) -> tuple[int, int]:
     advice = f"For a stride of 2, pass {list(in_order(data_format, 1, 2, 2, 1))}."
     values = _integers("strides", rule, strides, 1, advice)
     if len(values) != 4:
-        raise argument_error("strides", rule, strides, advice)
+        raise argument_error("strides", rule, shown(strides), advice)
     batch, height, width, channels = nhwc(values, data_format)
     if (batch, channels) != (1, 1):
-        raise argument_error("strides", rule, strides, advice)
+        raise argument_error("strides", rule, shown(strides), advice)
     return height, width
 
 
@@ -305,28 +384,29 @@ def _dilations(dilations: Any, data_format: str) -> tuple[int, int]:
     if len(values) == 4:
         batch, *values, channels = nhwc(values, data_format)  # type: ignore[assignment]
         if (batch, channels) != (1, 1):
-            raise argument_error("dilations", rule, dilations, advice)
+            raise argument_error("dilations", rule, shown(dilations), advice)
     if len(values) == 1:
         values = values * 2
     if len(values) != 2:
-        raise argument_error("dilations", rule, dilations, advice)
+        raise argument_error("dilations", rule, shown(dilations), advice)
     return values[0], values[1]
 
 
 def _padding(padding: Any, data_format: str) -> tuple[Padding, Padding]:
     if isinstance(padding, str) and padding in ("SAME", "VALID"):
-        return padding, padding  # type: ignore[return-value]
+        name: Padding = "SAME" if padding == "SAME" else "VALID"
+        return name, name
     rule = f"be 'SAME', 'VALID', or 4 pairs (before, after) of integers in the order of {data_format}, none negative"
     example = list(in_order(data_format, [0, 0], [1, 1], [2, 2], [0, 0]))
     advice = f"For example {example}; batch and channels take [0, 0]."
     if isinstance(padding, str):
-        raise argument_error("padding", rule, padding, advice)
+        raise argument_error("padding", rule, shown(padding), advice)
     if isinstance(padding, bytes | dict) or not isinstance(padding, Iterable):
-        raise argument_error("padding", rule, padding, advice, TypeError)
-    pairs = [_integers("padding", rule, pair, 0, advice) for pair in padding]
+        raise argument_error("padding", rule, shown(padding), advice, TypeError)
+    pairs = [_integers("padding", rule, pair, 0, advice) for pair in islice(padding, 5)]
     if len(pairs) != 4 or any(len(pair) != 2 for pair in pairs):
-        raise argument_error("padding", rule, padding, advice)
+        raise argument_error("padding", rule, shown(padding), advice)
     batch, height, width, channels = nhwc(pairs, data_format)
     if any(batch + channels):
-        raise argument_error("padding", rule, padding, advice)
+        raise argument_error("padding", rule, shown(padding), advice)
     return height, width
