@@ -87,7 +87,7 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-cases", type=int, metavar="N", help="the first N cases alone")
     parser.add_argument("--shard", type=_shard, metavar="I/N", help="the I-th of N parts of the cases, from 1")
     parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 8), help="worker processes at a time")
-    parser.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="for one case; default 60")
+    parser.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="for one case; default 120")
     parser.add_argument("--memory", type=float, default=16.0, metavar="GIB", help="for one worker; default 16")
 
 

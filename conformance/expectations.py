@@ -91,7 +91,8 @@ def read(path: Path) -> list[Known]:
         if unknown or not {"target", "reason"} <= set(entry) or ("when" in entry) == ("cases" in entry):
             rule = f"have target, reason, one of when and cases, and no other keys than {', '.join(_KEYS)}"
             raise ValueError(f"expectations: entry {number} of {path} must {rule}, got {', '.join(entry)}")
-        known = Known(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+        known = Known(**values)
         if known.when:
             condition(known.when)  # read here, so that a mistake is reported with the file
         entries.append(known)

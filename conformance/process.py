@@ -48,7 +48,7 @@ class Limits:
       memory: resident bytes, beyond which the worker is ended (watched where /proc exists).
     """
 
-    seconds: float = 60.0
+    seconds: float = 120.0
     memory: int = 16 * 2**30
 
 

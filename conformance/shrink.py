@@ -90,9 +90,10 @@ def _smaller(case: Case) -> Iterator[Case]:
         yield replace(case, input=(shape[0], shape[1], shape[2], shape[3]))
     for taps in _lower(case.filter, least=1):
         yield replace(case, filter=(taps[0], taps[1], taps[2]))
-    for name in ("strides", "dilations"):
-        for pair in _lower(getattr(case, name), least=1):
-            yield replace(case, **{name: pair})
+    for pair in _lower(case.strides, least=1):
+        yield replace(case, strides=(pair[0], pair[1]))
+    for pair in _lower(case.dilations, least=1):
+        yield replace(case, dilations=(pair[0], pair[1]))
 
 
 def _lower(numbers: tuple[int, ...], least: int) -> Iterator[tuple[int, ...]]:

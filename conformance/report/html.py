@@ -33,18 +33,13 @@ def write(path: Path, run: Run, header: dict[str, Any], scripts: Mapping[Result,
         {
             "group": row if column else "all formats",
             "name": column or row,
-            "cells": [
-                _cell(f"{row} {column}".strip(), matrices[target].get((row, column), Cell())) for target in targets
-            ],
+            "cells": [_cell(row, column, matrices[target].get((row, column), Cell())) for target in targets],
         }
         for row, column in sorted(places, key=lambda place: (not place[1], place[0] != "NHWC", *place))
     ]
     details = {
-        target: {
-            f"{row} {column}".strip(): _details(cell.results, scripts)
-            for (row, column), cell in matrices[target].items()
-        }
-        for target in targets
+        target: {_place(row, column): _details(cell.results, scripts) for (row, column), cell in cells.items()}
+        for target, cells in matrices.items()
     }
     totals = {target: _totals([r for r in run.results if r.target == target]) for target in targets}
     page = _TEMPLATES.get_template("report.html.j2").render(
@@ -61,10 +56,14 @@ def write(path: Path, run: Run, header: dict[str, Any], scripts: Mapping[Result,
     path.write_text(page)
 
 
-def _cell(place: str, cell: Cell) -> dict[str, Any]:
+def _place(row: str, column: str) -> str:
+    return f"{row} {column}".strip()
+
+
+def _cell(row: str, column: str, cell: Cell) -> dict[str, Any]:
     expected = sum(result.outcome == EXPECTED for result in cell.results)
     if not cell.results:
-        kind, text = "none", "–"
+        kind, text = "none", "-"
     elif cell.failed:
         kind, text = "failed", f"{cell.failed} / {cell.made}"
     elif expected:
@@ -73,7 +72,13 @@ def _cell(place: str, cell: Cell) -> dict[str, Any]:
         kind, text = "unsupported", "not run" if not cell.unsupported else "unsupported"
     else:
         kind, text = "passed", f"{cell.worst:.2f}"
-    return {"place": place, "kind": kind, "text": text, "made": cell.made, "unsupported": cell.unsupported}
+    return {
+        "place": _place(row, column),
+        "kind": kind,
+        "text": text,
+        "made": cell.made,
+        "unsupported": cell.unsupported,
+    }
 
 
 def _details(results: Sequence[Result], scripts: Mapping[Result, str]) -> list[dict[str, Any]]:

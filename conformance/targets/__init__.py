@@ -39,6 +39,9 @@ BUILT_IN: dict[str, Entry] = {
     "tf-no-onednn": Entry(
         _HERE + "stock", "op", "the same in a process without oneDNN", (), {"TF_ENABLE_ONEDNN_OPTS": "0"}
     ),
+    "torch": Entry(_HERE + "torch", "target", "torch.nn.functional.conv2d with groups", ("torch",)),
+    "jax": Entry(_HERE + "jax", "target", "jax.lax.conv_general_dilated with feature groups", ("jax",)),
+    "litert": Entry(_HERE + "litert", "target", "depthwise_conv2d converted to LiteRT", ("ai_edge_litert",)),
 }
 
 

@@ -1,0 +1,60 @@
+"""LiteRT: the op converted to a flat buffer, and run by its interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from depthwise.conformance.data import Problem
+from depthwise.conformance.targets.base import Outputs
+from depthwise.ops import depthwise_conv2d
+
+try:
+    from ai_edge_litert.interpreter import Interpreter
+except ImportError:  # TensorFlow carries an older copy of it
+    Interpreter = tf.lite.Interpreter
+
+
+class LiteRTTarget:
+    """Values in float32 of graphs with known shapes; LiteRT has no gradients."""
+
+    def devices(self) -> list[str]:
+        return ["CPU"]
+
+    def versions(self) -> dict[str, str]:
+        return {"tensorflow": str(tf.__version__), "litert": Interpreter.__module__}
+
+    def prepare(self, problem: Problem, wanted: Collection[str]) -> Callable[[], Outputs]:
+        case = problem.case
+        if case.mode != "graph" or case.dtype != "float32" or set(wanted) != {"value"}:
+            raise NotImplementedError("LiteRT runs graphs of float32, forwards")
+        if 0 in (*case.input_shape, *case.output_shape):
+            raise NotImplementedError("LiteRT has no empty tensors")
+        weights = tf.constant(problem.w)
+
+        @tf.function(input_signature=[tf.TensorSpec(case.input_shape, tf.float32)], autograph=False)
+        def function(x: Any) -> Any:
+            return depthwise_conv2d(x, weights, **case.arguments())
+
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()])
+        interpreter = Interpreter(model_content=converter.convert())
+        interpreter.allocate_tensors()
+        place = interpreter.get_input_details()[0]["index"]
+
+        def run() -> Outputs:
+            interpreter.set_tensor(place, problem.x)
+            interpreter.invoke()
+            value = np.array(interpreter.get_tensor(interpreter.get_output_details()[0]["index"]))
+            return Outputs({"value": value}, None, [problem.x, problem.w])
+
+        return run
+
+    def call_malformed(self, problem: Problem) -> Any:
+        raise NotImplementedError("LiteRT has no arguments")
+
+
+def target() -> LiteRTTarget:
+    """LiteRT."""
+    return LiteRTTarget()
