@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import tensorflow as tf
 from depthwise.ops.lowerings.base import Contraction
-from depthwise.ops.lowerings.taps import correlate, stencil, unknown
+from depthwise.ops.lowerings.taps import correlate, padded, stencil
 from depthwise.ops.spec import ConvSpec
 
 
@@ -24,16 +24,20 @@ class Taps:
         return None
 
     def output(self, spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) -> tf.Tensor:
-        compute = (stencil if spec.known else unknown).output
+        compute = (stencil if _unrolls(spec) else padded).output
         return _narrow(spec, compute(_wide(spec), _widen(spec, input), _widen(spec, filter)))
 
     def input_grad(self, spec: ConvSpec, filter: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-        compute = (stencil if spec.known else unknown).input_grad
+        compute = (stencil if _unrolls(spec) else padded).input_grad
         return _narrow(spec, compute(_wide(spec), _widen(spec, filter), _widen(spec, dy), sizes))
 
     def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-        compute = (correlate if spec.known else unknown).filter_grad
+        compute = (correlate if spec.known else padded).filter_grad
         return _narrow(spec, compute(_wide(spec), _widen(spec, input), _widen(spec, dy), sizes))
+
+
+def _unrolls(spec: ConvSpec) -> bool:
+    return spec.known and not padded.is_large(spec)
 
 
 # Half types accumulate in float32, so that a result is rounded once, at the end. (Integers need no wider type:
