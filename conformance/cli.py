@@ -18,7 +18,8 @@ from depthwise.conformance.report import json as json_report
 from depthwise.conformance.report import junit as junit_report
 from depthwise.conformance.report.header import header
 from depthwise.conformance.report.matrix import matrix
-from depthwise.conformance.run import FAILURES, Result, Run, run
+from depthwise.conformance.results import FAILURES, Result, Run
+from depthwise.conformance.run import run
 from depthwise.conformance.shrink import shrink, worth_shrinking
 from rich.console import Console
 from rich.markup import escape

@@ -27,7 +27,7 @@ from typing import Any
 import tomlkit
 from depthwise.conformance.case import Case, parse
 from depthwise.conformance.condition import condition
-from depthwise.conformance.run import EXPECTED, FAILURES, NOT_RUN, UNSUPPORTED, Result, Run
+from depthwise.conformance.results import EXPECTED, FAILURES, NOT_RUN, UNSUPPORTED, Result, Run
 
 _ENOUGH = 20  # checks that a condition must cover before it can be called stale: not all that it covers need fail
 _KEYS = ("target", "when", "cases", "checks", "outcomes", "onednn", "device", "tensorflow", "issues", "reason")

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from depthwise.conformance.case import MODES, Case
 from depthwise.conformance.process import Limits, Workers
-from depthwise.conformance.run import FAILURES, Progress, Result, run
+from depthwise.conformance.results import FAILURES, Result
+from depthwise.conformance.run import Progress, run
 
 BASE = "depthwise"  # what the faults are planted in
 

@@ -9,7 +9,7 @@ from typing import Any
 from depthwise.conformance.case import Case
 from depthwise.conformance.data import FIRST_ORDER, SECOND_ORDER, Problem
 from depthwise.conformance.malformed import MALFORMED
-from depthwise.conformance.run import Result
+from depthwise.conformance.results import Result
 from depthwise.conformance.tolerance import unit_roundoffs
 from jinja2 import Environment, PackageLoader, StrictUndefined
 

@@ -9,77 +9,15 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 from depthwise.conformance import checks
 from depthwise.conformance.case import Case
-from depthwise.conformance.process import Limits, TargetUnavailableError, Worker, WorkerLostError, Workers
+from depthwise.conformance.process import Limits, TargetUnavailableError, Worker, Workers
+from depthwise.conformance.results import FAIL, FAILURES, PASS, REFERENCE_WRONG, REFUSES, Result, Run
+from depthwise.conformance.seat import Seat
 from depthwise.conformance.targets import REFERENCE
-
-PASS, FAIL, REFERENCE_WRONG = "PASS", "FAIL", "REFERENCE WRONG"
-UNSUPPORTED, CRASH, TIMEOUT, NOT_RUN = "UNSUPPORTED", "CRASH", "TIMEOUT", "NOT RUN"
-EXPECTED = "EXPECTED"  # a failure that an expectations file knows
-OUTCOMES = (PASS, REFERENCE_WRONG, EXPECTED, FAIL, CRASH, TIMEOUT, UNSUPPORTED, NOT_RUN)
-FAILURES = (FAIL, CRASH, TIMEOUT)
-REFUSES = "REFUSES"  # of the reference alone: it raises an error where the formula has a value
-
-
-@dataclass(frozen=True)
-class Result:
-    """What one check of one case found about one target.
-
-    Attributes:
-      target: its name.
-      case: the case; for the check "statistics", which is over many cases, the dtype and mode that they share.
-      check: the check's name.
-      outcome: one of OUTCOMES.
-      units: the worst error in units of its bound (for "statistics", of the deviation); infinite if no rounding
-        explains it.
-      detail: one line on what was found, "" for a pass.
-      raised: whether that was an error that the target raised, so that no result exists.
-      reference: what the reference does in the same check: an outcome, "REFUSES" if it raises an error, "" where it
-        wasn't asked.
-      was: the outcome that an expected failure had.
-    """
-
-    target: str
-    case: Case
-    check: str
-    outcome: str
-    units: float = 0.0
-    detail: str = ""
-    raised: bool = False
-    reference: str = ""
-    was: str = ""
-
-    @property
-    def statistical(self) -> bool:
-        """Whether this is over many cases."""
-        return self.check.startswith(checks.STATISTICS)
-
-    @property
-    def subject(self) -> str:
-        """The case's notation, or what the statistics are over."""
-        if self.statistical:
-            return f"dtype={self.case.dtype} mode={self.case.mode} device={self.case.device}"
-        return str(self.case)
-
-
-@dataclass
-class Run:
-    """All results of a run, and what it ran on.
-
-    Attributes:
-      results: in the order of targets, cases and checks.
-      versions: of what each target ran on.
-      devices: that each target could run on.
-      unavailable: targets that could not be had, with the reason.
-    """
-
-    results: list[Result] = field(default_factory=list)
-    versions: dict[str, dict[str, str]] = field(default_factory=dict)
-    devices: dict[str, list[str]] = field(default_factory=dict)
-    unavailable: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -203,7 +141,7 @@ def _serve(board: _Board, workers: Workers, limits: Limits, watched: frozenset[s
     """One thread: holds one worker at a time, of the target that has the most left to do."""
     try:
         while name := board.most_open():
-            seat = _Seat(name, workers, limits, board)
+            seat = Seat(name, workers, limits, partial(board.ready, name), partial(board.spread, name))
             try:
                 while taken := board.next(name):
                     index, case = taken
@@ -217,70 +155,6 @@ def _serve(board: _Board, workers: Workers, limits: Limits, watched: frozenset[s
                 seat.leave()
     except BaseException as error:  # a mistake of this suite must end the run, not shorten it
         board.stop(error)
-
-
-class _Seat:
-    """A target's place in a thread: starts its worker when there is something to ask, and again after each loss."""
-
-    def __init__(self, name: str, workers: Workers, limits: Limits, board: _Board) -> None:
-        self._name, self._workers, self._limits, self._board = name, workers, limits, board
-        self._worker: Worker | None = None
-
-    def answer(self, case: Case) -> list[Result]:
-        """Asks for all checks at once; if the worker is lost over that, for each group of checks by itself."""
-        names = checks.checks_of(case)
-        worker = self._ready()
-        if case.device not in worker.devices:
-            reason = f"no {case.device} here: this target runs on {', '.join(worker.devices)}"
-            return [Result(self._name, case, name, NOT_RUN, detail=reason) for name in names]
-        found: dict[str, Result] = {}
-        separately = False
-        while left := tuple(name for name in names if name not in found):
-            more, lost, begun = self._ask(case, left, separately)
-            found |= more
-            if lost and lost.outcome == CRASH and len(checks.groups_of(begun)) > 1:
-                separately = True  # one of the results ends the process: find out which
-            elif lost:
-                for name in begun:
-                    found.setdefault(name, Result(self._name, case, name, lost.outcome, detail=lost.detail))
-        return [found[name] for name in names]
-
-    def _ask(
-        self, case: Case, names: tuple[str, ...], separately: bool
-    ) -> tuple[dict[str, Result], WorkerLostError | None, tuple[str, ...]]:
-        """What was found, how the worker was lost (if it was), and the checks that were being computed last."""
-        found: dict[str, Result] = {}
-        begun: tuple[str, ...] = names
-        try:
-            for message in self._ready().ask(str(case), names, separately):
-                if "begin" in message:
-                    begun = tuple(message["begin"])
-                    continue
-                of = message["found"]
-                check, outcome, units = of["check"], of["outcome"], float(of["units"])
-                found[check] = Result(self._name, case, check, outcome, units, of["detail"], of["raised"])
-                if of["spread"]:
-                    self._board.spread(self._name, case, check, checks.Spread(*of["spread"]))
-        except WorkerLostError as lost:
-            self._ready().close()
-            self._worker = None
-            return found, lost, begun
-        return found, None, begun
-
-    def _ready(self) -> Worker:
-        if self._worker is None:
-            try:
-                self._worker = self._workers.take(self._name, self._limits)
-            except WorkerLostError as lost:
-                raise TargetUnavailableError(f"its process ends before it is ready: {lost.detail}") from None
-            self._board.ready(self._name, self._worker)
-        return self._worker
-
-    def leave(self) -> None:
-        """Gives the worker back."""
-        if self._worker is not None:
-            self._workers.give_back(self._worker)
-            self._worker = None
 
 
 def _with_verdicts(board: _Board, targets: Sequence[str], cases: Sequence[Case], reference: str | None) -> Run:

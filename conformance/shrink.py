@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from depthwise.conformance.case import Case
 from depthwise.conformance.process import Limits, TargetUnavailableError, Worker, WorkerLostError
-from depthwise.conformance.run import FAILURES, Result
+from depthwise.conformance.results import FAILURES, Result
 
 _MOST_SECONDS = 60.0  # for one failure: a crash costs a new process in every trial
 

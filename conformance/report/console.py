@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 from depthwise.conformance.mutation import Fate
 from depthwise.conformance.report.matrix import Cell, matrix
-from depthwise.conformance.run import FAILURES, OUTCOMES, PASS, REFERENCE_WRONG, Progress, Result, Run
+from depthwise.conformance.results import FAILURES, OUTCOMES, PASS, REFERENCE_WRONG, Result, Run
+from depthwise.conformance.run import Progress
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from depthwise.conformance.report.matrix import Cell, matrix
-from depthwise.conformance.run import EXPECTED, FAILURES, OUTCOMES, Result, Run
+from depthwise.conformance.results import EXPECTED, FAILURES, OUTCOMES, Result, Run
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 _TEMPLATES = Environment(

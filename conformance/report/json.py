@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from depthwise.conformance.run import Result, Run
+from depthwise.conformance.results import Result, Run
 
 
 def write(path: Path, run: Run, header: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
-from depthwise.conformance.run import CRASH, EXPECTED, FAIL, NOT_RUN, TIMEOUT, UNSUPPORTED, Result, Run
+from depthwise.conformance.results import CRASH, EXPECTED, FAIL, NOT_RUN, TIMEOUT, UNSUPPORTED, Result, Run
 
 _ELEMENT = {
     FAIL: "failure",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from depthwise.conformance.case import Case
-from depthwise.conformance.run import FAILURES, NOT_RUN, UNSUPPORTED, Result
+from depthwise.conformance.results import FAILURES, NOT_RUN, UNSUPPORTED, Result
 
 _REFUSALS, _STATISTICS = "bad input", "statistics"
 

@@ -1,0 +1,74 @@
+"""The cases as pytest items: `pytest --pyargs depthwise.conformance --conformance-target=NAME`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import pytest
+from depthwise.conformance import checks
+from depthwise.conformance.case import Case, parse
+from depthwise.conformance.cases import LEVELS, cases
+from depthwise.conformance.process import Limits, Workers
+from depthwise.conformance.results import FAILURES, PASS, Result
+from depthwise.conformance.seat import Seat
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the options of a run."""
+    group = parser.getgroup("depthwise conformance")
+    group.addoption("--conformance-target", action="append", help="see `depthwise-conformance targets`; repeatable")
+    group.addoption("--conformance-level", choices=LEVELS, default="quick", help="how many cases; default quick")
+    group.addoption("--conformance-case", action="append", help="the notation of a case to run alone; repeatable")
+    group.addoption("--conformance-device", action="append", help="a device type; repeatable; default CPU and GPU")
+    group.addoption("--conformance-seed", type=int, default=0, help="of generated cases and data; default 0")
+    group.addoption("--conformance-timeout", type=float, default=120.0, help="seconds for one case; default 120")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """An item per target and case."""
+    config = metafunc.config
+    if "conformance_target" in metafunc.fixturenames:
+        names = config.getoption("--conformance-target") or ["depthwise"]
+        metafunc.parametrize("conformance_target", names, scope="session")
+    if "conformance_case" in metafunc.fixturenames:
+        texts = config.getoption("--conformance-case")
+        devices = config.getoption("--conformance-device") or ("CPU", "GPU")
+        chosen = (
+            [parse(text) for text in texts]
+            if texts
+            else cases(config.getoption("--conformance-level"), devices, config.getoption("--conformance-seed"))
+        )
+        metafunc.parametrize("conformance_case", chosen, ids=[str(case).replace(" ", ",") for case in chosen])
+
+
+class Asked:
+    """A target that the session asks, and the statistics that its answers add up to."""
+
+    def __init__(self, target: str, limits: Limits) -> None:
+        self.spreads: dict[tuple[str, str, str], checks.Spread] = defaultdict(checks.Spread)
+        self.seat = Seat(target, Workers(), limits, spread=self._add)
+
+    def _add(self, case: Case, check: str, spread: checks.Spread) -> None:
+        self.spreads[check, case.dtype, case.mode] += spread
+
+    def judge(self, case: Case) -> None:
+        """Fails or skips the test that calls it, or returns."""
+        results = self.seat.answer(case)
+        failed = [result for result in results if result.outcome in FAILURES]
+        if failed:
+            pytest.fail("\n".join(map(_line, failed)), pytrace=False)
+        if all(result.outcome != PASS for result in results):
+            pytest.skip(_line(results[0]))
+
+
+@pytest.fixture(scope="session")
+def asked(conformance_target: str, pytestconfig: pytest.Config) -> Iterator[Asked]:
+    """The target, in a process of its own that the session's items share."""
+    found = Asked(conformance_target, Limits(pytestconfig.getoption("--conformance-timeout")))
+    yield found
+    found.seat.leave()
+
+
+def _line(result: Result) -> str:
+    return f"{result.outcome} {result.target} {result.check}: {result.detail} [{result.subject}]"
