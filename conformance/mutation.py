@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from depthwise.conformance.case import MODES, Case
+from depthwise.conformance.faults import HANGING
 from depthwise.conformance.process import Limits, Workers
-from depthwise.conformance.results import FAILURES, Result
+from depthwise.conformance.results import FAILURES, TIMEOUT, Result
 from depthwise.conformance.run import Progress, run
 
+_HANG_SECONDS = 30.0  # enough for a hang to show
 BASE = "depthwise"  # what the faults are planted in
 
 
@@ -38,22 +40,28 @@ def fates(
       faults: names of targets.
       cases: what to run, from `clean`.
       jobs: how many faults at a time.
-      limits: time and memory for each case. A fault that hangs takes all of its time once.
+      limits: time and memory for each case.
       notify: called with each fate as it is known.
 
     Returns:
       The fates, in the order of `faults`.
-    """
 
+    Raises:
+      RuntimeError: a fault could not be judged: it doesn't start, or is too slow without being one that hangs.
+    """
     workers = Workers()
     # What is quick to run first: most faults show without compiling anything.
     cases = sorted(cases, key=lambda case: MODES.index(case.mode))
 
     def fate(fault: str) -> Fate:
-        found = run([fault], cases, jobs=1, limits=limits, reference=None, stop_at_first_failure=True, workers=workers)
+        allowed = replace(limits, seconds=min(limits.seconds, _HANG_SECONDS)) if fault in HANGING else limits
+        found = run([fault], cases, jobs=1, limits=allowed, reference=None, stop_at_first_failure=True, workers=workers)
         if found.unavailable:
             raise RuntimeError(f"mutation: {fault} must run to be judged, but could not: {found.unavailable[fault]}")
-        return Fate(fault, next((result for result in found.results if result.outcome in FAILURES), None))
+        caught_by = next((result for result in found.results if result.outcome in FAILURES), None)
+        if caught_by and caught_by.outcome == TIMEOUT and fault not in HANGING:
+            raise RuntimeError(f"mutation: {fault} must answer within --timeout, but did not for {caught_by.subject}")
+        return Fate(fault, caught_by)
 
     known: dict[str, Fate] = {}
     with ThreadPoolExecutor(jobs) as pool:

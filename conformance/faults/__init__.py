@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 FAMILIES = ("geometry", "numbers", "gradients", "conduct")
+HANGING = ("fault:hangs-on-multiplier-3",)  # those that a time limit is to catch
 
 Op = Callable[..., Any]
 
