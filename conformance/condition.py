@@ -62,9 +62,11 @@ def _evaluate(node: ast.expr, case: Case) -> Any:
         case ast.UnaryOp(ast.USub(), operand):
             return -_evaluate(operand, case)
         case ast.BoolOp(ast.And(), values):
-            return all(_evaluate(value, case) for value in values)
+            return all(
+                [_evaluate(value, case) for value in values]
+            )  # a list: every part is read, also when one is false
         case ast.BoolOp(ast.Or(), values):
-            return any(_evaluate(value, case) for value in values)
+            return any([_evaluate(value, case) for value in values])
         case ast.Compare(left, operators, right):
             sides = [_evaluate(side, case) for side in (left, *right)]
             return all(_COMPARE[type(o)](a, b) for o, a, b in zip(operators, sides, sides[1:], strict=False))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from depthwise.conformance.report.matrix import Cell, matrix
+from depthwise.conformance.report.matrix import Cell, matrix, order
 from depthwise.conformance.results import EXPECTED, FAILURES, OUTCOMES, Result, Run
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -35,7 +35,7 @@ def write(path: Path, run: Run, header: dict[str, Any], scripts: Mapping[Result,
             "name": column or row,
             "cells": [_cell(row, column, matrices[target].get((row, column), Cell())) for target in targets],
         }
-        for row, column in sorted(places, key=lambda place: (not place[1], place[0] != "NHWC", *place))
+        for row, column in sorted(places, key=order)
     ]
     details = {
         target: {_place(row, column): _details(cell.results, scripts) for (row, column), cell in cells.items()}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from depthwise.conformance.case import Case
 from depthwise.conformance.results import FAILURES, NOT_RUN, UNSUPPORTED, Result
 
+_COLUMNS = ("plain", "strides", "strides h!=w", "dilations", "strides+dilations")
 _REFUSALS, _STATISTICS = "bad input", "statistics"
 
 
@@ -43,8 +44,13 @@ def matrix(results: Iterable[Result]) -> dict[tuple[str, str], Cell]:
     cells: dict[tuple[str, str], Cell] = {}
     for result in results:
         cells.setdefault(place(result), Cell()).results.append(result)
-    order = {row: i for i, row in enumerate(("NHWC", "NCHW"))}
-    return dict(sorted(cells.items(), key=lambda item: (order.get(item[0][0].split()[0], 9), *item[0])))
+    return dict(sorted(cells.items(), key=lambda item: order(item[0])))
+
+
+def order(place: tuple[str, str]) -> tuple[bool, bool, str, int]:
+    """The key that sorts places: NHWC before NCHW, the plain case first, what belongs to no format last."""
+    row, column = place
+    return not column, not row.startswith("NHWC"), row, _COLUMNS.index(column) if column else 0
 
 
 def place(result: Result) -> tuple[str, str]:
