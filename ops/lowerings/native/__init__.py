@@ -144,8 +144,8 @@ def _right_when_empty(spec: ConvSpec, y: tf.Tensor, x: tf.Tensor, w: tf.Tensor) 
     Slices rather than a condition around the kernel, which would hide the convolution from Grappler's fusion.
     """
     rows, cols = spec.axes(tf.shape(x), tf.shape(w))
-    if "SAME" in (rows.padding, cols.padding) and spec.multiplier == 1 and spec.channels:
-        return y  # then the output is empty only if the input is, and of the right shape by itself
+    if rows.padding == "SAME" and rows.stride == cols.stride == spec.multiplier == 1 and spec.channels:
+        return y  # then output and input are of one shape, which is what the kernels return where it is empty
     batch, channels = tf.shape(x)[0], tf.shape(w)[2] * tf.shape(w)[3]
     y = cut(y, [0, 0, 0, 0], [batch, rows.output, cols.output, tf.shape(y)[3]])
     y = tf.reshape(y, tf.stack([batch, rows.output, cols.output, channels]))
