@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands.add_parser("run", help="run cases on targets and report", epilog=_EPILOG))
+    _add_update(commands.add_parser("update-expectations", help="write a file of known failures from a run"))
     _add_mutation(commands.add_parser("mutation", help="run the planted faults and print how many are caught"))
     commands.add_parser("targets", help="list the built-in targets").set_defaults(command=_list_targets)
     return parser
@@ -72,6 +73,13 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a self-contained page")
     parser.add_argument("--repros", type=Path, metavar="FOLDER", help="shrink failures, write scripts that show them")
     parser.add_argument("--shrink", type=int, default=3, metavar="N", help="how many failures per target; default 3")
+
+
+def _add_update(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(command=_update)
+    parser.add_argument("file", type=Path, help="the TOML file, made if it doesn't exist; its comments are kept")
+    parser.add_argument("--target", action="append", metavar="NAME", help="as for run")
+    _add_selection(parser)
 
 
 def _add_mutation(parser: argparse.ArgumentParser) -> None:
@@ -110,8 +118,7 @@ def _run(options: argparse.Namespace) -> int:
         chosen = selected(options)
         known = expectations.read(options.expect) if options.expect else []
     except ValueError as error:
-        Console(stderr=True).print(f"depthwise-conformance: {error}", markup=False)
-        return COULD_NOT_RUN
+        return _refuse(error)
     limits = _limits(options)
     with console_report.progress(console) as notify:
         found = run(names, chosen, jobs=options.jobs, limits=limits, notify=notify)
@@ -150,6 +157,26 @@ def _scripts(options: argparse.Namespace, found: Run, limits: Limits) -> dict[Re
                 Console().print(f"{target} {result.check}: {repro.write(options.repros, result, case)}", markup=False)
             scripts[result] = repro.script(result, case)
     return scripts
+
+
+def _update(options: argparse.Namespace) -> int:
+    console = Console()
+    try:
+        chosen = selected(options)
+        known = expectations.read(options.file) if options.file.exists() else []
+    except ValueError as error:
+        return _refuse(error)
+    with console_report.progress(console) as notify:
+        found = run(options.target or ["depthwise"], chosen, jobs=options.jobs, limits=_limits(options), notify=notify)
+    found, _ = expectations.apply(found, known)
+    added = expectations.update(options.file, found, known)
+    console.print(f"{options.file}: {added} entries added; give each its reason", markup=False)
+    return COULD_NOT_RUN if found.unavailable else CONFORMS
+
+
+def _refuse(error: ValueError) -> int:
+    Console(stderr=True).print(f"depthwise-conformance: {error}", markup=False)
+    return COULD_NOT_RUN
 
 
 def _mutate(options: argparse.Namespace) -> int:

@@ -61,10 +61,9 @@ def _evaluate(node: ast.expr, case: Case) -> Any:
             return not _evaluate(operand, case)
         case ast.UnaryOp(ast.USub(), operand):
             return -_evaluate(operand, case)
+        # Lists, so that every part is read, also after one that decides.
         case ast.BoolOp(ast.And(), values):
-            return all(
-                [_evaluate(value, case) for value in values]
-            )  # a list: every part is read, also when one is false
+            return all([_evaluate(value, case) for value in values])
         case ast.BoolOp(ast.Or(), values):
             return any([_evaluate(value, case) for value in values])
         case ast.Compare(left, operators, right):

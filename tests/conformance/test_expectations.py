@@ -36,7 +36,13 @@ class ConditionTest(unittest.TestCase):
         self.assertEqual(condition(text)(STRIDED), value)
 
     @parameterized.expand(
-        [("__import__('os')",), ("strides.count(1)",), ("strides +",), ("colour == 1",), ("[x for x in input]",)]
+        [
+            ("__import__('os')",),
+            ("strides.count(1)",),
+            ("strides +",),
+            ("order == 2 and colour == 1",),
+            ("[x for x in input]",),
+        ]
     )
     def test_refuses(self, text):
         with self.assertRaisesRegex(ValueError, "condition"):
