@@ -271,7 +271,7 @@ _CHANNEL_RULE = "have as many in_channels (its third dimension) as `input` has c
 _RANK_ADVICE = "Reshape it, or add a dimension."
 _CHANNEL_ADVICE = "Check data_format, or the order of the filter's dimensions."
 _TAPS_RULE, _TAPS_ADVICE = "have a {} of at least 1", "Use a 1x1 filter."
-_SPAN_RULE = f"keep the dilated filter's {{}}, rate * (taps - 1) + 1, at most {INT32_MAX}"
+_SPAN_RULE = f"keep the {{}} of the dilated filter, rate * (taps - 1) + 1, at most {INT32_MAX}"
 _SPAN_ADVICE = "Dilate less."
 _PADDED_RULE, _PADDED_ADVICE = f"keep the padded {{}} at most {INT32_MAX}", "Pad less."
 
@@ -304,8 +304,13 @@ def _checked_at_run_time(spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) ->
 def _of_rank_4(argument: str, tensor: tf.Tensor) -> tf.Tensor:
     if tensor.shape.rank is not None:
         return tensor
-    holds = tf.equal(tf.rank(tensor), 4)
-    return _shaped(_asserted(tensor, holds, argument, _RANK_RULES[argument], _RANK_ADVICE), (None,) * 4)
+    right = tf.equal(tf.rank(tensor), 4)
+    sizes = tf.slice(tf.concat([tf.shape(tensor), [1] * 4], 0), [0], [4])
+    # A reshape, to a negative size where the rank is wrong: Grappler concludes from anything that simply takes a tensor
+    # of rank 4 that the assertion holds, and removes it; XLA removes all assertions.
+    sizes = tf.where(right, sizes, -2)
+    tensor = _asserted(tensor, right, argument, _RANK_RULES[argument], _RANK_ADVICE)
+    return tf.reshape(tensor, sizes, name=f"{argument}_must_have_rank_4")
 
 
 def _shaped(tensor: tf.Tensor, shape: tuple[Dim, ...]) -> tf.Tensor:
@@ -315,9 +320,13 @@ def _shaped(tensor: tf.Tensor, shape: tuple[Dim, ...]) -> tf.Tensor:
 
 def _asserted(tensor: tf.Tensor, holds: tf.Tensor, argument: str, rule: str, advice: str, *others: Any) -> tf.Tensor:
     """The tensor, once the rule holds."""
-    message = str(argument_error(argument, rule, "shape (below)", advice))
-    with tf.control_dependencies([tf.debugging.Assert(holds, [message, tf.shape(tensor), *others])]):
+    with tf.control_dependencies([_assertion(holds, argument, rule, advice, tf.shape(tensor), *others)]):
         return tf.identity(tensor)
+
+
+def _assertion(holds: tf.Tensor, argument: str, rule: str, advice: str, *shapes: tf.Tensor) -> tf.Operation:
+    """The rule, checked at run time with the text that it has at trace time."""
+    return tf.debugging.Assert(holds, [str(argument_error(argument, rule, "the shapes below", advice)), *shapes])
 
 
 def _tensors(input: Any, filter: Any) -> tuple[tf.Tensor, tf.Tensor]:

@@ -1,0 +1,60 @@
+"""Runs the op on a conformance case in one mode and compares everything it returns with the oracle."""
+
+import numpy as np
+import tensorflow as tf
+from depthwise.conformance import tolerance
+from depthwise.conformance.case import parse
+from depthwise.conformance.data import Problem
+from depthwise.ops import depthwise_conv2d
+
+MODES = ("eager", "graph", "unknown", "xla", "unknown_xla")
+"""unknown: batch, height and width are None while the function is traced."""
+FIRST = ("value", "input_gradient", "filter_gradient")
+
+
+def in_mode(function, mode, case, *shapes):
+    """The function, as `mode` runs it. Shapes: of its arguments, the images among them in the case's format."""
+    if mode == "eager":
+        return function
+    signature = None
+    if mode.startswith("unknown"):
+        keep = 3 if case.format == "NHWC" else 1
+        unknown = [s if s == case.filter_shape else [d if i == keep else None for i, d in enumerate(s)] for s in shapes]
+        signature = [tf.TensorSpec(shape, case.dtype) for shape in unknown]
+    return tf.function(function, autograph=False, input_signature=signature, jit_compile=mode.endswith("xla"))
+
+
+def results(problem, lowering, mode, op=depthwise_conv2d):
+    """Value and gradients of the op in one mode, by the names of `Problem.expected`."""
+    case = problem.case
+    floating = problem.dtype.kind not in "iu"
+
+    def run(x, w, dy):
+        if not floating:
+            return [op(x, w, **case.arguments(), lowering=lowering)]
+        with tf.GradientTape() as tape:
+            tape.watch([x, w])
+            y = op(x, w, **case.arguments(), lowering=lowering)
+        return [y, *tape.gradient(y, [x, w], dy)]
+
+    shapes = (case.input_shape, case.filter_shape, case.output_shape)
+    tensors = [tf.constant(array) for array in (problem.x, problem.w, problem.dy)]
+    return dict(zip(FIRST, in_mode(run, mode, case, *shapes)(*tensors), strict=False))
+
+
+def check(test, notation, lowering, mode, op=depthwise_conv2d):
+    """Fails the test unless every result of the case has the oracle's values, within the derived bound."""
+    problem = Problem(parse(notation))
+    found = results(problem, lowering, mode, op)
+    test.assertEqual(len(found), 1 if problem.dtype.kind in "iu" else 3)
+    for name, tensor in found.items():
+        compare(test, tensor, problem.expected(name), problem.case.dtype, f"{name} [{lowering}, {mode}, {notation}]")
+
+
+def compare(test, tensor, expected, dtype, where):
+    """Fails the test unless the tensor has the expected shape, dtype and values."""
+    test.assertEqual(tensor.dtype.name, dtype, where)
+    array = tensor.numpy()
+    test.assertEqual(array.shape, expected.values.shape, where)
+    units = tolerance.error_in_bounds(array, expected.values, expected.bound, dtype)
+    test.assertLessEqual(np.max(units, initial=0.0), 1.0, where)
