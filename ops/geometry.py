@@ -156,40 +156,17 @@ def input_runs(axis: Axis, phase: int) -> tuple[Run, ...]:
     return tuple(runs)
 
 
-def with_border_merged(runs: tuple[Run, ...], source: int) -> tuple[Run, ...]:
-    """The same results in at most three runs: before the middle, where all taps meet the source; the middle; after it.
-
-    The two border runs take all taps, from a padded piece of the source (whose size is `source`). Fewer runs, at the
-    price of multiplications by zero on the border. Without a middle, a single padded run remains.
-    """
-    taps = max(len(run.terms) for run in runs)
-    middle = [k for k, run in enumerate(runs) if len(run.terms) == taps == len(_taps(runs))]
-    if not middle:
-        return (merged(runs, runs, source),)
-    k = middle[0]
-    parts = (runs[:k], runs[k : k + 1], runs[k + 1 :])
-    return tuple(merged(part, runs, source) for part in parts if part)
-
-
-def merged(part: tuple[Run, ...], runs: tuple[Run, ...], source: int) -> Run:
-    """The runs of a part as one, with every tap of all runs that any of the part has."""
-    if len(part) == 1:
-        return part[0]
-    start, stop, step = part[0].start, part[-1].stop, part[0].step
-    # A tap that misses the source in one run stands where the others say: positions advance by `step`.
-    origins = {tap: begin - step * run.start for run in runs for tap, begin in run.terms}
-    begins = {tap: origins[tap] + step * start for tap in _taps(part)}
+def merged(runs: tuple[Run, ...], source: int) -> Run:
+    """The same results as a single run with all taps, on the source (of this size) padded as far as they reach."""
+    start, stop, step = runs[0].start, runs[-1].stop, runs[0].step
+    # A tap that misses the source in the first run stands where the others say: positions advance by `step`.
+    begins = {tap: begin - step * (run.start - start) for run in runs for tap, begin in run.terms}
     if not begins:
         return Run(start, stop, step, ())
     first, last = min(begins.values()), max(begins.values()) + step * (stop - start - 1) + 1
     piece = max(first, 0), min(last, source)
     pads = piece[0] - first, last - piece[1]
-    return Run(start, stop, step, tuple((tap, begin - first) for tap, begin in begins.items()), piece, pads)
-
-
-def _taps(runs: tuple[Run, ...]) -> list[int]:
-    """The taps that meet the source in any of the runs."""
-    return sorted({tap for run in runs for tap, _ in run.terms})
+    return Run(start, stop, step, tuple((tap, begin - first) for tap, begin in sorted(begins.items())), piece, pads)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ memory channel by channel: 30 times slower than TensorFlow's kernel. So the sum 
 2.  over rows and images, of something that is by now much smaller than the input.
 
 Stage 2 must begin with an op that XLA does not fuse stage 1 into (that would restore the scalar loop): a reduction
-over windows is one, and `AvgPool3D` times its window size is that reduction in every mode of TensorFlow.
+over windows is one, and `AvgPool` times its window size is that reduction in every mode of TensorFlow.
 
 In stage 1 tap columns are concatenated. Tap rows, of which a concatenation would have too many, become a real loop
 dimension: a column of the input, repeated and cut into rows that are `rate` longer than itself, holds in row i the
@@ -42,7 +42,7 @@ Slice: TypeAlias = Callable[[int], tf.Tensor]
 
 TAP_COLUMNS = 8
 """Most tap columns in one group: with more concatenation operands, LLVM stops vectorising."""
-COLUMN_TERMS = 28
+COLUMN_TERMS = 14
 """Most terms of one sum over columns: compile time grows with them. Wider images add up several columns at once."""
 
 
@@ -159,12 +159,15 @@ def _row_window(rows: int) -> tuple[int, int]:
 
 def _sum_rows(partial: tf.Tensor) -> tf.Tensor:
     """Stage 2: the sum over images and rows, [tap rows, tap columns * width, channels]."""
-    window = _row_window(partial.shape[1])[0]
+    rows, taps, columns = partial.shape[1:4]
+    window, channels = _row_window(rows)[0], tf.shape(partial)[4]
     if partial.dtype.name in FLOATS and window > 1:
-        sizes = [1, window, 1, 1, 1]
+        partial = tf.reshape(partial, tf.stack([-1, rows, taps * columns, channels]))
         # The mean times the number of rows. The two roundings are fewer than the additions saved: windows halve them.
-        partial = raw.AvgPool3D(input=partial, ksize=sizes, strides=sizes, padding="VALID") * window
-    return tf.reverse(tf.reduce_sum(partial, [0, 1]), [0])
+        sizes = [1, window, 1, 1]
+        partial = raw.AvgPool(value=partial, ksize=sizes, strides=sizes, padding="VALID") * window
+    summed = tf.reduce_sum(partial, [0, 1])
+    return tf.reverse(tf.reshape(summed, tf.stack([taps, columns, channels])), [0])
 
 
 def _cut(image: tf.Tensor, rows: tuple[int, int, int], cols: tuple[int, int, int]) -> tf.Tensor:

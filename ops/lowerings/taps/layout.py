@@ -62,12 +62,10 @@ class Layout:
         return raw.Pad(input=image, paddings=self.spec.layout([0, 0], list(rows), list(cols), [0, 0]))
 
     def piece(self, image: tf.Tensor, rows: Run, cols: Run) -> tf.Tensor:
-        """The piece of an image, and the padding around it, that two runs want: most often the image as it is."""
-        if rows.piece is None and cols.piece is None:
+        """The piece of an image, and the padding around it, that two runs want."""
+        if rows.piece is None or cols.piece is None:
             return image
-        top, bottom = rows.piece or (0, image.shape[self.row])
-        left, right = cols.piece or (0, image.shape[self.col])
-        return self.pad(self.cut(image, (top, bottom, 1), (left, right, 1)), rows.pads, cols.pads)
+        return self.pad(self.cut(image, (*rows.piece, 1), (*cols.piece, 1)), rows.pads, cols.pads)
 
     def zeros(self, image: tf.Tensor, height: Any, width: Any) -> tf.Tensor:
         """An image of zeros with the channels of the output, the batch and dtype of this one."""

@@ -1,22 +1,23 @@
 """Output and input gradient as stencils: each result a sum of taps times shifted samples of an image.
 
-The image is never padded as a whole, which would cost a pass over it. The results are grouped by which taps meet the
-image and which meet padding (`geometry.output_runs`, `input_runs`); within a group every tap is one plain slice of the
-image, which XLA fuses with the others into one vectorised loop, and the groups are concatenated. Where that makes many
-groups, those on the border are merged and computed from small padded pieces of the image.
+Padding a whole image costs a pass over it: as much as a 3x3 stencil takes altogether. So the results are grouped by
+which taps meet the image and which meet padding (`geometry.output_runs`, `input_runs`); within a group every tap is
+one plain slice of the image, which XLA fuses with the others into one vectorised loop, and the groups are
+concatenated. A 3x3 filter with padding makes nine groups. A larger one makes more, of more taps each, and its stencil
+takes several times what the padding does: there the image is padded, and one group remains.
 """
 
 from __future__ import annotations
 
 import tensorflow as tf
-from depthwise.ops.geometry import Run, input_runs, merged, output_runs, with_border_merged
+from depthwise.ops.geometry import Run, input_runs, merged, output_runs
 from depthwise.ops.lowerings.taps.layout import Layout, step_range, total
 from depthwise.ops.spec import ConvSpec
 
 raw = tf.raw_ops
 
 MAX_REGIONS = 9
-"""Blocks written out exactly. A 3x3 filter has 9; a 7x7 one would have 49, and compile for 7 s instead of 1 s."""
+"""Most groups that are written out. A 7x7 filter has 49: in groups it compiles for 7 s, padded for less than 1 s."""
 
 
 def output(spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
@@ -56,12 +57,9 @@ def _assemble(
     Args:
       sizes: height and width of the image.
     """
-    if len(rows) * len(cols) <= MAX_REGIONS:
-        bands = [(r, cols) for r in rows]
-    else:
-        inner, whole = with_border_merged(cols, sizes[1]), (merged(cols, cols, sizes[1]),)
-        bands = [(r, inner if r.piece is None else whole) for r in with_border_merged(rows, sizes[0])]
-    blocks = [[_block(layout, image, weights, r, c) for c in across] for r, across in bands]
+    if len(rows) * len(cols) > MAX_REGIONS:
+        rows, cols = (merged(rows, sizes[0]),), (merged(cols, sizes[1]),)
+    blocks = [[_block(layout, image, weights, r, c) for c in cols] for r in rows]
     return _concat([_concat(band, layout.col) for band in blocks], layout.row)
 
 
@@ -71,14 +69,19 @@ def _block(layout: Layout, image: tf.Tensor, weights: list[list[tf.Tensor]], row
     if not rows.terms or not cols.terms:
         return layout.zeros(image, height, width)
     image = layout.piece(image, rows, cols)
+    # Tap row by tap row: sums that a processor can form side by side.
     return total(
         [
-            raw.Mul(
-                x=layout.cut(image, step_range(top, height, rows.step), step_range(left, width, cols.step)),
-                y=weights[i][j],
+            total(
+                [
+                    raw.Mul(
+                        x=layout.cut(image, step_range(top, height, rows.step), step_range(left, width, cols.step)),
+                        y=weights[i][j],
+                    )
+                    for j, left in cols.terms
+                ]
             )
             for i, top in rows.terms
-            for j, left in cols.terms
         ]
     )
 
