@@ -1,0 +1,79 @@
+"""Checks the chooser's table against this machine: where would another lowering have been faster?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+from depthwise.ops import LOWERINGS, explain
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.case import Case, parse
+from benchmarks.measurement import MODES, Measurement
+from benchmarks.report import within_noise
+from benchmarks.run import Request, run, summary
+from benchmarks.suites import suite
+
+CONTRACTIONS = {"forward": "output", "input_grad": "input_grad", "filter_grad": "filter_grad"}
+
+
+def check(console: Console, suites: Sequence[str], batch: int, budget_s: float) -> list[Measurement]:
+    """Measures every lowering on the suites' cases, and prints each place where the table chose a slower one.
+
+    Returns:
+      All that was measured.
+    """
+    cases = tuple(dict.fromkeys(str(row.case) for name in suites for row in suite(name, batch)))
+    lowerings = tuple(f"depthwise:{name}" for name in LOWERINGS if name != "portable")  # a choice, no way to compute
+    request = Request(cases, tuple(CONTRACTIONS), MODES, lowerings, ("tensorflow",), budget_s)
+    found: list[Measurement] = []
+    with console.status("measuring every lowering") as status:
+        for reply in run(request):
+            found += reply.measurements
+            status.update(f"{len(found)} figures")
+            if reply.failure:
+                console.print(reply.failure)
+    table = Table("case", "quantity", "mode", "chosen", "ms", "faster", "ms", title="The table would better choose")
+    right = close = 0
+    for (case, quantity), row in summary(found).items():
+        for mode in MODES:
+            chosen = f"depthwise:{chosen_lowering(parse(case), mode, quantity)}"
+            rivals = [m for (_, m_mode), m in row.items() if m_mode == mode and m.wall_ms is not None]
+            mine = next((m for m in rivals if m.implementation == chosen), None)
+            if mine is None:
+                continue
+            best = min(rivals, key=lambda m: m.wall_ms or 0.0)
+            if best is mine:
+                right += 1
+            elif within_noise(best, mine):
+                close += 1
+            else:
+                names = (chosen, f"{mine.wall_ms:.3g}", best.implementation, f"{best.wall_ms:.3g}")
+                table.add_row(case, quantity, mode, *names)
+    console.print(table if table.row_count else "No lowering was faster than the one that the table chooses.")
+    console.print(f"{right} choices were the fastest, {close} within the noise of it, {table.row_count} slower.")
+    return found
+
+
+def chosen_lowering(case: Case, mode: str, quantity: str) -> str:
+    """The lowering that `auto` takes for one quantity of a case, in a mode."""
+    channels_last = case.data_format == "NHWC"
+    sides = [list(pair) for pair in case.pads]
+    padding = [[0, 0], *sides, [0, 0]] if channels_last else [[0, 0], [0, 0], *sides]
+    if isinstance(case.padding, str):
+        padding = case.padding  # type: ignore[assignment]
+    strides = [1, *case.strides, 1] if channels_last else [1, 1, *case.strides]
+    chosen: list[str] = []
+
+    def ask(x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
+        explanation = explain(x, w, strides, padding, case.data_format, list(case.dilations))
+        chosen.append(getattr(explanation, CONTRACTIONS[quantity]).lowering)
+        return x
+
+    if mode == "eager":
+        ask(tf.zeros(case.input_shape, case.dtype), tf.zeros(case.filter_shape, case.dtype))
+    else:
+        specs = (tf.TensorSpec(case.input_shape, case.dtype), tf.TensorSpec(case.filter_shape, case.dtype))
+        tf.function(ask, jit_compile=mode == "xla", autograph=False).get_concrete_function(*specs)
+    return chosen[0]

@@ -1,0 +1,137 @@
+"""The command line of the benchmark."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from benchmarks.case import parse
+from benchmarks.measurement import MODES, QUANTITIES, Measurement, load, save
+from benchmarks.report import plot, show, show_targets
+from benchmarks.run import PEERS, Request, run
+from benchmarks.suites import SUITES, suite
+
+USUAL = ("floor", "tf.nn", "depthwise", "keras layer", "depthwise layer")
+QUICK = ("floor", "tf.nn", "depthwise")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures, or reads what was measured; prints tables, and writes what is asked for."""
+    options = _parser().parse_args(arguments)
+    console = Console(width=None if os.isatty(1) else 200)
+    versions: dict[str, str] = {}
+    if options.report:
+        found = load(options.report)
+    elif options.check_table:
+        from benchmarks.check_table import check
+
+        found = check(console, options.suite or ["seven"], options.batch, options.seconds)
+    else:
+        found = _measure(console, _request(options), versions)
+        if options.models:
+            from benchmarks.models import measure_models
+
+            found += measure_models(console, options.seconds)
+    if not options.check_table:
+        show(console, found)
+        show_targets(console, found)
+    if options.json:
+        save(options.json, _header(versions), found)
+    if options.plot:
+        plot(options.plot, found)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Depthwise convolution, side by side: time, first call, peak memory, by case, mode, framework.",
+    )
+    parser.add_argument("--quick", action="store_true", help="seven cases, forward and step, in under three minutes")
+    parser.add_argument("--suite", action="append", choices=[*SUITES, "all"], help="cases to measure; may be repeated")
+    parser.add_argument("--case", action="append", default=[], help="one case, such as '8x56x56x128 k3 s2 VALID NCHW'")
+    parser.add_argument("--batch", type=int, default=8, help="batch size of the suites (8)")
+    parser.add_argument("--mode", action="append", choices=MODES, help="may be repeated; all if not given")
+    parser.add_argument("--quantity", action="append", choices=QUANTITIES, help="may be repeated; all if not given")
+    parser.add_argument("--implementation", action="append", help="may be repeated, for example 'depthwise:native'")
+    parser.add_argument("--seconds", type=float, default=0.3, help="time for each figure (0.3)")
+    parser.add_argument("--threads", type=int, help="processors to use; all if not given")
+    parser.add_argument("--onednn", choices=("on", "off"), default="on", help="TensorFlow's oneDNN kernels")
+    parser.add_argument("--no-peers", action="store_true", help="leave out PyTorch and JAX")
+    for peer in PEERS:
+        parser.add_argument(f"--{peer}-python", help=f"a Python that has {peer}, where this one has not")
+    parser.add_argument("--models", action="store_true", help="whole models too (minutes)")
+    parser.add_argument("--check-table", action="store_true", help="where would the chooser better choose otherwise?")
+    parser.add_argument("--report", nargs="+", type=Path, metavar="FILE", help="measure nothing; show JSON files")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the ratios")
+    return parser
+
+
+def _request(options: argparse.Namespace) -> Request:
+    cases = [str(parse(text)) for text in options.case]
+    suites = options.suite or ([] if options.case or options.models else ["seven"])
+    for name in SUITES if "all" in suites else suites:
+        cases += [str(row.case) for row in suite(name, options.batch)]
+    usual = QUICK if options.quick else USUAL
+    peers = tuple(f"{peer}{kind}" for peer, kind in _PEER_IMPLEMENTATIONS)
+    return Request(
+        cases=tuple(dict.fromkeys(cases)),
+        quantities=tuple(options.quantity or (("forward", "step") if options.quick else QUANTITIES)),
+        modes=tuple(options.mode or MODES),
+        implementations=tuple(options.implementation or (*usual, *peers)),
+        frameworks=("tensorflow",) if options.no_peers else ("tensorflow", *PEERS),
+        budget_s=min(options.seconds, 0.1) if options.quick else options.seconds,
+        threads=options.threads,
+        onednn=options.onednn == "on",
+        pythons=tuple((peer, p) for peer in PEERS if (p := getattr(options, f"{peer}_python"))),
+    )
+
+
+_PEER_IMPLEMENTATIONS = (
+    ("torch", " floor"),
+    ("torch", " channels_last"),
+    ("torch", " contiguous"),
+    ("jax", " floor"),
+    ("jax", ""),
+)
+
+
+def _measure(console: Console, request: Request, versions: dict[str, str]) -> list[Measurement]:
+    found: list[Measurement] = []
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        tasks = {name: bar.add_task(name, total=request.steps) for name in request.frameworks}
+        for reply in run(request) if request.cases else ():
+            if reply.version is not None:
+                versions[reply.framework] = reply.version
+            if reply.measurements:
+                found += reply.measurements
+                bar.advance(tasks[reply.framework])
+            if reply.failure is not None:
+                console.print(f"[yellow]{reply.framework} is left out:[/] {escape(reply.failure)}")
+    return found
+
+
+def _header(versions: dict[str, str]) -> dict[str, Any]:
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": platform.machine(),
+        "processors": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }

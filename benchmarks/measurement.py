@@ -1,0 +1,61 @@
+"""One measured figure with all that it belongs to: what workers send, files hold and tables show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+QUANTITIES = ("forward", "input_grad", "filter_grad", "step")
+"""step: the forward pass and both gradients, as training computes them."""
+MODES = ("eager", "graph", "xla")
+FLOOR = "floor"
+"""The implementation that moves the least bytes of the forward pass, and does nothing: x * 2."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How one implementation did on one case.
+
+    Attributes:
+      case: in one line, or the name of a model.
+      implementation, mode, quantity: what ran. For a model, the quantity is "train" or "predict".
+      onednn: whether TensorFlow used oneDNN.
+      threads: processors that the process could use.
+      wall_ms, cpu_ms, noise, samples: from `alternate.Time`; None where it did not run.
+      first_s: seconds that the first call took: tracing, compiling, running once.
+      peak_mb: by how much a call raised the resident memory (2**20 bytes), where the system says.
+      error: why there is no figure.
+    """
+
+    case: str
+    implementation: str
+    mode: str
+    quantity: str
+    onednn: bool = True
+    threads: int = 0
+    wall_ms: float | None = None
+    cpu_ms: float | None = None
+    noise: float | None = None
+    samples: int = 0
+    first_s: float | None = None
+    peak_mb: float | None = None
+    error: str | None = None
+
+
+def save(path: Path, header: dict[str, Any], measurements: Iterable[Measurement]) -> None:
+    """Writes a JSON file: a header that says where and how, and the measurements."""
+    content = {**header, "measurements": [asdict(m) for m in measurements]}
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def load(paths: Iterable[Path]) -> list[Measurement]:
+    """The measurements of one or more files; where two have the same, the later file's."""
+    found: dict[tuple[object, ...], Measurement] = {}
+    for path in paths:
+        for fields in json.loads(path.read_text(encoding="utf-8"))["measurements"]:
+            m = Measurement(**fields)
+            found[m.case, m.implementation, m.mode, m.quantity, m.onednn, m.threads] = m
+    return list(found.values())

@@ -1,0 +1,104 @@
+"""Whole models of keras.applications: training and prediction with Keras's depthwise layers and with this package's.
+
+`python -m benchmarks --models` runs it for all; each model has a process of its own, in which its four variants
+(Keras's layers or ours, plain graph or jitted) take turns.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from benchmarks.alternate import alternate
+from benchmarks.measurement import Measurement
+from benchmarks.run import ROOT
+from benchmarks.targets import MODELS
+
+BATCH = 8
+_APPLICATIONS = {
+    "MobileNetV2 96x96": ("MobileNetV2", 96),
+    "EfficientNetB0": ("EfficientNetB0", 224),
+    "ConvNeXtTiny": ("ConvNeXtTiny", 224),
+}
+
+
+def measure_models(console: Console, budget_s: float, names: Sequence[str] = MODELS) -> list[Measurement]:
+    """Measures models, each in a process of its own; what fails is said and left out."""
+    found: list[Measurement] = []
+    for name in names:
+        with console.status(name):
+            command = [sys.executable, "-m", "benchmarks.models", name, str(budget_s)]
+            environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"}
+            done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            console.print(f"[yellow]{name} is left out:[/] {escape(last)}")
+            continue
+        found += [Measurement(**fields) for fields in json.loads(done.stdout.splitlines()[-1])]
+    return found
+
+
+def measure(name: str, budget_s: float) -> list[Measurement]:
+    """Training and prediction of one model, in this process.
+
+    Args:
+      name: one of MODELS.
+      budget_s: seconds for each figure.
+
+    Returns:
+      Measurements with the model's name as their case, implementation "keras" or "depthwise", mode "graph" or "xla",
+      quantity "train" (`train_on_batch`) or "predict" (`predict_on_batch`).
+    """
+    import keras
+    import numpy as np
+    from depthwise.layers import convert
+
+    application, size = _APPLICATIONS[name]
+    keras.utils.set_random_seed(1)
+    stock = getattr(keras.applications, application)(weights=None, input_shape=(size, size, 3))
+    random = np.random.default_rng(1)
+    x = random.uniform(0, 1, (BATCH, size, size, 3)).astype("float32")
+    y = random.integers(0, 1000, BATCH)
+    models: dict[tuple[str, str], Any] = {}
+    for implementation in ("keras", "depthwise"):
+        for mode in ("graph", "xla"):
+            model = convert(stock) if implementation == "depthwise" else keras.models.clone_model(stock)
+            model.compile(keras.optimizers.SGD(1e-3), "sparse_categorical_crossentropy", jit_compile=mode == "xla")
+            models[implementation, mode] = model
+    found = []
+    for quantity in ("train", "predict"):
+        calls: dict[tuple[str, str], Callable[[], object]] = {
+            runner: _call(model, quantity, x, y) for runner, model in models.items()
+        }
+        firsts = {runner: _seconds(call) for runner, call in calls.items()}
+        for call in calls.values():
+            call()
+        for (implementation, mode), timed in alternate(calls, budget_s).items():
+            m = Measurement(name, implementation, mode, quantity, threads=len(os.sched_getaffinity(0)))
+            found.append(replace(m, first_s=firsts[implementation, mode], **asdict(timed)))
+    return found
+
+
+def _call(model: Any, quantity: str, x: Any, y: Any) -> Callable[[], object]:
+    if quantity == "train":
+        return lambda: model.train_on_batch(x, y)
+    return lambda: model.predict_on_batch(x)
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    print(json.dumps([asdict(m) for m in measure(sys.argv[1], float(sys.argv[2]))]))

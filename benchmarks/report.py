@@ -1,0 +1,144 @@
+"""Tables and a plot of what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from benchmarks.measurement import FLOOR, MODES, Measurement
+from benchmarks.run import summary
+from benchmarks.targets import TARGETS, verdict
+
+REFERENCE = "tf.nn"
+
+
+def show(console: Console, measurements: Sequence[Measurement]) -> None:
+    """Prints, for each mode, time and ratio to the reference in that mode, and what else was measured."""
+    times = summary(measurements)
+    for mode in MODES:
+        names = list(dict.fromkeys(m.implementation for m in measurements if m.mode == mode))
+        if not names:
+            continue
+        table = Table(title=f"{mode}: milliseconds (ratio to {REFERENCE} in the same mode)", title_justify="left")
+        table.add_column("case")
+        table.add_column("quantity")
+        if mode == "xla":
+            table.add_column(f"{REFERENCE} graph", justify="right")
+        for name in names:
+            table.add_column(escape(name), justify="right")
+        for (case, quantity), row in times.items():
+            if not any(m.mode == mode for m in row.values()):
+                continue
+            reference = row.get((REFERENCE, mode))
+            cells = [_cell(row.get((name, mode)), reference) for name in names]
+            if mode == "xla":
+                cells.insert(0, _cell(row.get((REFERENCE, "graph")), reference))
+            table.add_row(case, quantity, *cells)
+        console.print(table)
+    console.print(
+        "Grey: within the noise, that is, no further apart than two runs of the same thing. Steps make about three"
+        f" passes; {FLOOR} is x * 2 on as many bytes as the forward pass moves: one pass.",
+        style="dim",
+    )
+    _show_firsts(console, times)
+    for reason in dict.fromkeys(f"{m.implementation}, {m.case}: {m.error}" for m in measurements if m.error):
+        console.print(f"not measured: {escape(reason)}", style="dim")
+
+
+def _cell(m: Measurement | None, reference: Measurement | None) -> str:
+    if m is None or m.wall_ms is None:
+        return "-"
+    text = f"{m.wall_ms:.3g}"
+    if reference is None or reference.wall_ms is None or m is reference or FLOOR in m.implementation:
+        return text
+    ratio = m.wall_ms / reference.wall_ms
+    style = "dim" if within_noise(m, reference) else "green" if ratio < 1 else "red"
+    return f"{text} [{style}]({ratio:.2g})[/]"
+
+
+def within_noise(a: Measurement, b: Measurement) -> bool:
+    """Whether two figures differ by no more than either differs from itself."""
+    assert a.wall_ms and b.wall_ms
+    ratio = max(a.wall_ms, b.wall_ms) / min(a.wall_ms, b.wall_ms)
+    return ratio - 1 <= max(a.noise or 0, b.noise or 0)
+
+
+def _show_firsts(console: Console, times: dict[tuple[str, str], dict[tuple[str, str], Measurement]]) -> None:
+    runners = list(dict.fromkeys(r for row in times.values() for r in row if r[0] in (REFERENCE, "depthwise")))
+    title = "first call in seconds (trace, compile, run) / peak memory in MiB / processor time over wall time"
+    table = Table(title=title, title_justify="left")
+    table.add_column("case")
+    table.add_column("quantity")
+    for runner in runners:
+        table.add_column(escape(" ".join(runner)), justify="right")
+    for (case, quantity), row in times.items():
+        cells = []
+        for runner in runners:
+            m = row.get(runner)
+            if m is None or m.wall_ms is None or m.cpu_ms is None or m.first_s is None:
+                cells.append("-")
+                continue
+            peak = "" if m.peak_mb is None else f"{m.peak_mb:.0f}"
+            cells.append(f"{m.first_s:.2f} / {peak} / {m.cpu_ms / m.wall_ms:.1f}")
+        if any(cell != "-" for cell in cells):
+            table.add_row(case, quantity, *cells)
+    if runners:
+        console.print(table)
+
+
+def show_targets(console: Console, measurements: Sequence[Measurement]) -> None:
+    """Prints each target, its limit, what was measured, and whether it is met."""
+    table = Table(title="Targets (ratios; less is better)", title_justify="left")
+    for column in ("target", "limit", "measured", "met", "cases", "worst case"):
+        table.add_column(column, justify="right" if column in ("limit", "measured", "cases") else "left")
+    for target in TARGETS:
+        v = verdict(target, measurements)
+        if v.ratio is None:
+            continue
+        met = "[green]yes" if v.ratio <= target.limit else "[red]no"
+        if v.measured < v.cases:
+            met += " [/](partly measured)"
+        worst = f"{escape(v.worst_case)} ({v.worst_ratio:.3g})"
+        table.add_row(target.text, f"{target.limit:g}", f"{v.ratio:.3g}", met, f"{v.measured}/{v.cases}", worst)
+    missing = sum(verdict(target, measurements).ratio is None for target in TARGETS)
+    if table.row_count:
+        console.print(table)
+    if missing:
+        console.print(f"{missing} of {len(TARGETS)} targets need other suites, settings or models.", style="dim")
+
+
+def plot(path: Path, measurements: Sequence[Measurement], ours: str = "depthwise") -> None:
+    """Draws the ratio of this op to TensorFlow's, by case and mode, on a logarithmic axis."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    times = summary(measurements)
+    quantities = list(dict.fromkeys(quantity for _, quantity in times))
+    cases = list(dict.fromkeys(case for case, _ in times))
+    height = 1.0 + 0.32 * len(cases)
+    figure, axes = pyplot.subplots(1, len(quantities), figsize=(2 + 3.6 * len(quantities), height), sharey=True)
+    for axis, quantity in zip([axes] if len(quantities) == 1 else axes, quantities, strict=True):
+        for i, mode in enumerate(MODES):
+            at, ratios = [], []
+            for j, case in enumerate(cases):
+                row = times.get((case, quantity), {})
+                a, b = row.get((ours, mode)), row.get((REFERENCE, mode))
+                if a and b and a.wall_ms and b.wall_ms:
+                    at.append(j + (i - 1) * 0.26)
+                    ratios.append(b.wall_ms / a.wall_ms)
+            axis.barh(at, [ratio - 1 for ratio in ratios], 0.24, left=1, label=mode)
+        axis.axvline(1, color="black", linewidth=0.8)
+        axis.set_xscale("log")
+        axis.set_title(quantity)
+        axis.set_xlabel(f"times faster than {REFERENCE} in the same mode")
+        axis.set_yticks(range(len(cases)), cases, fontsize=7)
+    figure.axes[0].invert_yaxis()
+    figure.axes[-1].legend(loc="lower right", fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=140)
