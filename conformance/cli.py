@@ -67,7 +67,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="a built-in target (see `targets`), depthwise:LOWERING, module:callable or file.py:callable with the"
         " signature of tf.nn.depthwise_conv2d; repeatable; default depthwise",
     )
-    parser.add_argument("--expect", type=Path, metavar="FILE", help="a TOML file of known failures")
+    parser.add_argument("--expect", metavar="FILE", help="a TOML file of known failures, or the shipped tf-2.21")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results as JSON")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write all results as JUnit XML")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a self-contained page")
@@ -116,7 +116,7 @@ def _run(options: argparse.Namespace) -> int:
     names = options.target or ["depthwise"]
     try:
         chosen = selected(options)
-        known = expectations.read(options.expect) if options.expect else []
+        known = expectations.read(expectations.find(options.expect)) if options.expect else []
     except ValueError as error:
         return _refuse(error)
     limits = _limits(options)

@@ -75,6 +75,12 @@ class Known:
         return result.case in self._listed or bool(self._condition and self._condition(result.case))
 
 
+def find(name: str) -> Path:
+    """The path of a shipped file by its name without ".toml", or of any other file."""
+    shipped = Path(__file__).parent / "known" / f"{name}.toml"
+    return shipped if shipped.exists() else Path(name)
+
+
 def read(path: Path) -> list[Known]:
     """The entries of a file.
 

@@ -27,7 +27,7 @@ from depthwise.conformance.targets import resolve
 from depthwise.conformance.targets.base import Target
 
 # What a refusal may be. Anything else (an abort, an internal error, an assertion) is a failure to refuse.
-_REFUSALS = ("ValueError", "TypeError", "InvalidArgumentError")
+_REFUSALS = ("ValueError", "TypeError", "InvalidArgumentError", "UnimplementedError")
 
 
 def main(target_name: str) -> None:

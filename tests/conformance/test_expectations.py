@@ -109,6 +109,9 @@ class FileTest(unittest.TestCase):
         marked, stale = expectations.apply(found(failure(), failure(check="shape")), again)
         self.assertEqual(({r.outcome for r in marked.results}, stale), ({"EXPECTED"}, []))
 
+    def test_the_shipped_catalogue_reads(self):
+        self.assertGreater(len(expectations.read(expectations.find("tf-2.21"))), 5)
+
     def test_a_new_file_is_made(self):
         self.assertEqual(expectations.update(self.path, found(failure()), []), 1)
         self.assertEqual(len(expectations.read(self.path)), 1)
