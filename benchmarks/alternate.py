@@ -17,7 +17,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 SAMPLE_S = 1e-3
 """Least duration of a sample: what is shorter is called several times in a row, and divided."""
-LEAST_ROUNDS, MOST_ROUNDS = 2, 40
+LEAST_ROUNDS, MOST_ROUNDS = 1, 40
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def alternate(entrants: dict[Key, Callable[[], object]], budget_s: float) -> dic
 
     Args:
       entrants: what to call, by name: each call must have finished its work when it returns, and be warm already.
-      budget_s: seconds after which an entrant drops out, once it has run LEAST_ROUNDS times in both halves.
+      budget_s: seconds after which an entrant drops out, once both its halves have run LEAST_ROUNDS times.
 
     Returns:
       Its time, by name.
@@ -64,7 +64,11 @@ def alternate(entrants: dict[Key, Callable[[], object]], budget_s: float) -> dic
 
 
 def _calls_per_sample(call: Callable[[], object]) -> int:
-    return max(1, round(SAMPLE_S / max(1e-7, min(_sample(call, 1)[0] for _ in range(3)))))
+    fastest = _sample(call, 1)[0]
+    if fastest > SAMPLE_S:
+        return 1
+    fastest = min(fastest, *(_sample(call, 1)[0] for _ in range(3)))
+    return max(1, round(SAMPLE_S / max(1e-7, fastest)))
 
 
 def _sample(call: Callable[[], object], calls: int) -> tuple[float, float]:

@@ -88,12 +88,19 @@ def _request(options: argparse.Namespace) -> Request:
         quantities=tuple(options.quantity or (("forward", "step") if options.quick else QUANTITIES)),
         modes=tuple(options.mode or MODES),
         implementations=tuple(options.implementation or (*usual, *peers)),
-        frameworks=("tensorflow",) if options.no_peers else ("tensorflow", *PEERS),
+        frameworks=_frameworks(options),
         budget_s=min(options.seconds, 0.1) if options.quick else options.seconds,
         threads=options.threads,
         onednn=options.onednn == "on",
         pythons=tuple((peer, p) for peer in PEERS if (p := getattr(options, f"{peer}_python"))),
     )
+
+
+def _frameworks(options: argparse.Namespace) -> tuple[str, ...]:
+    if options.no_peers:
+        return ("tensorflow",)
+    # JAX's convolution is as slow as TensorFlow's under XLA, for the same reason: that takes its time.
+    return ("tensorflow", "torch") if options.quick else ("tensorflow", *PEERS)
 
 
 _PEER_IMPLEMENTATIONS = (

@@ -40,7 +40,7 @@ def show(console: Console, measurements: Sequence[Measurement]) -> None:
             table.add_row(case, quantity, *cells)
         console.print(table)
     console.print(
-        "Grey: within the noise, that is, no further apart than two runs of the same thing. Steps make about three"
+        "~: within the noise, that is, no further apart than two runs of the same thing. Steps make about three"
         f" passes; {FLOOR} is x * 2 on as many bytes as the forward pass moves: one pass.",
         style="dim",
     )
@@ -56,8 +56,9 @@ def _cell(m: Measurement | None, reference: Measurement | None) -> str:
     if reference is None or reference.wall_ms is None or m is reference or FLOOR in m.implementation:
         return text
     ratio = m.wall_ms / reference.wall_ms
-    style = "dim" if within_noise(m, reference) else "green" if ratio < 1 else "red"
-    return f"{text} [{style}]({ratio:.2g})[/]"
+    if within_noise(m, reference):
+        return f"{text} [dim](~{ratio:.2g})[/]"
+    return f"{text} [{'green' if ratio < 1 else 'red'}]({ratio:.2g})[/]"
 
 
 def within_noise(a: Measurement, b: Measurement) -> bool:
