@@ -47,16 +47,29 @@ class RunTest(unittest.TestCase):
         cls.target = f"{cls.file}:op"
 
     def test_a_lost_worker_is_an_outcome_and_the_run_goes_on(self):
-        texts = [UNEQUAL, PLAIN.replace("x2x2", "x2x3"), PLAIN.replace("x2x2", "x2x5"), PLAIN.replace("x2x2", "x2x4")]
+        # Integers, which have no gradients, cost one process and not one for each result.
+        crash, memory = UNEQUAL + " dtype=int32", PLAIN.replace("x2x2", "x2x5") + " dtype=int32"
+        texts = [crash, PLAIN.replace("x2x2", "x2x3"), memory, PLAIN.replace("x2x2", "x2x4")]
         limits = Limits(seconds=10, memory=2 * 2**30)
         found = run([self.target], [parse(t) for t in [*texts, PLAIN]], jobs=2, limits=limits, reference=None)
         results = outcomes(found, self.target)
         for text, outcome in zip(texts, ("CRASH", "TIMEOUT", "CRASH", "UNSUPPORTED"), strict=True):
             self.assertEqual({o for (case, _), o in results.items() if case == text}, {outcome}, text)
         self.assertEqual({o for (case, _), o in results.items() if case == PLAIN}, {"PASS"})
-        crash = next(r for r in found.results if str(r.case) == UNEQUAL)
-        self.assertIn("SIGABRT", crash.detail)
-        self.assertIn("memory", next(r for r in found.results if str(r.case) == texts[2]).detail)
+        self.assertIn("SIGABRT", next(r for r in found.results if str(r.case) == crash).detail)
+        self.assertIn("memory", next(r for r in found.results if str(r.case) == memory).detail)
+
+    def test_a_crash_in_one_result_leaves_the_others_judged(self):
+        file = Path(self.folder.name) / "gradient.py"
+        file.write_text(
+            "import os\nimport tensorflow as tf\n"
+            "@tf.custom_gradient\ndef through(w):\n    return w, lambda _: os.abort()\n"
+            "def op(x, w, *rest, **more):\n    return tf.nn.depthwise_conv2d(x, through(w), *rest, **more)\n"
+        )
+        found = run([f"{file}:op"], [parse(PLAIN)], jobs=1, reference=None)
+        results = {check: outcome for (_, check), outcome in outcomes(found, f"{file}:op").items()}
+        self.assertEqual(results.pop("filter_gradient"), "CRASH")
+        self.assertEqual(set(results.values()), {"PASS"})
 
     def test_the_reference_is_named_where_it_is_wrong(self):
         found = run(["depthwise", "tf"], [parse(BOTH), parse(PLAIN)], jobs=2)

@@ -1,0 +1,30 @@
+"""The mutation score counts what it should: a fault that nothing shows survives. All faults: marked slow."""
+
+import unittest
+
+import pytest
+from depthwise.conformance import faults
+from depthwise.conformance.case import parse
+from depthwise.conformance.cases import cases
+from depthwise.conformance.mutation import clean, fates
+from depthwise.conformance.process import Limits
+
+PLAIN = "in=2x4x5x2 filter=3x2x2"
+_FEW = ["fault:filter-rows-flipped", "fault:small-noise", "fault:dilations-dropped"]
+
+
+class MutationTest(unittest.TestCase):
+    def test_there_are_at_least_forty_faults(self):
+        self.assertGreaterEqual(len(faults.names()), 40)
+        self.assertLessEqual(set(faults.HANGING), set(faults.names()))
+
+    def test_a_fault_survives_cases_that_cannot_show_it(self):
+        found = fates(_FEW, [parse(PLAIN)], jobs=1, limits=Limits(), notify=lambda _: None)
+        self.assertEqual([fate.caught_by is not None for fate in found], [True, True, False])
+
+    @pytest.mark.slow
+    def test_every_fault_is_caught_at_quick(self):
+        limits = Limits(seconds=300)
+        good = clean(cases("quick"), jobs=2, limits=limits, notify=lambda _: None)
+        found = fates(faults.names(), good, jobs=2, limits=limits, notify=lambda _: None)
+        self.assertEqual([fate.fault for fate in found if fate.caught_by is None], [])

@@ -1,0 +1,20 @@
+"""`pytest --pyargs depthwise.conformance` in a process of its own."""
+
+import subprocess
+import sys
+import tempfile
+import unittest
+
+_PYTEST = [sys.executable, "-m", "pytest", "-p", "depthwise.conformance.pytest_plugin", "-p", "no:cacheprovider"]
+_PLAIN, _BOTH = "in=1x4x5x2 filter=3x2x2", "in=1x9x9x2 filter=3x3x1 strides=2x2 dilations=2x2"
+
+
+class PluginTest(unittest.TestCase):
+    def test_cases_are_items(self):
+        cases = [f"--conformance-case={text}" for text in (_PLAIN, _BOTH, _PLAIN + " device=NPU")]
+        command = [*_PYTEST, "--pyargs", "depthwise.conformance", "--conformance-target=tf", *cases]
+        with tempfile.TemporaryDirectory() as elsewhere:
+            ran = subprocess.run(command, capture_output=True, text=True, cwd=elsewhere)
+        self.assertIn("1 failed, 2 passed, 1 skipped", ran.stdout)
+        self.assertIn("FAIL tf value", ran.stdout)
+        self.assertEqual(ran.returncode, 1)

@@ -1,0 +1,63 @@
+"""Shrinking ends at a smaller case that fails likewise, and its script shows the failure by itself."""
+
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+from depthwise.conformance import repro
+from depthwise.conformance.case import parse
+from depthwise.conformance.cases import cases
+from depthwise.conformance.checks import checks_of
+from depthwise.conformance.process import Limits
+from depthwise.conformance.results import Result
+from depthwise.conformance.shrink import shrink
+from parameterized import parameterized
+
+
+class ShrinkTest(unittest.TestCase):
+    def test_a_failure_shrinks_and_its_script_shows_it(self):
+        case = parse("in=2x9x8x3 filter=3x2x2 strides=2x2 dilations=2x1 padding=1,0,2,1 format=NCHW mode=graph seed=4")
+        stock = Result("tf", case, "value", "FAIL")
+        small = shrink(stock, Limits())
+        self.assertLess(small.products, case.products)
+        self.assertEqual((small.mode, small.format), ("eager", "NHWC"))
+        with tempfile.TemporaryDirectory() as folder:
+            path = repro.write(Path(folder), stock, small)
+            self.assertNotIn("depthwise.", path.read_text())
+            ran = subprocess.run([sys.executable, str(path)], capture_output=True, text=True)
+        self.assertEqual(ran.returncode, 1, ran.stderr)
+
+    def test_where_nothing_smaller_fails_the_case_stays(self):
+        case = parse("in=1x4x5x2 filter=3x2x2")
+        self.assertEqual(shrink(Result("tf", case, "value", "FAIL"), Limits()), case)
+
+
+class ScriptTest(unittest.TestCase):
+    def test_a_script_can_be_written_for_every_check_of_every_case(self):
+        for case in cases("quick"):
+            for check in checks_of(case):
+                text = repro.script(Result("tf", case, check, "FAIL"), case)
+                compile(text, "repro.py", "exec")
+
+    @parameterized.expand(
+        [
+            ("in=2x5x4x2 filter=3x2x2 strides=2x2", "value"),
+            ("in=2x5x4x2 filter=3x2x2 format=NCHW dtype=bfloat16", "value"),
+            ("in=2x5x4x2 filter=3x2x2 padding=1,0,2,1 mode=dynamic", "input_gradient"),
+            ("in=2x5x4x2 filter=3x2x2 data=integer dtype=float16 mode=graph", "filter_gradient"),
+            ("in=2x5x4x2 filter=3x2x2 order=2", "dw_by_cotangent"),
+            ("in=2x5x4x2 filter=3x2x2 order=2 dilations=2x1", "dx_by_filter"),
+            ("in=2x5x4x2 filter=3x2x2 data=special", "value"),
+            ("in=2x5x4x2 filter=3x2x2", "determinism"),
+            ("in=2x5x4x2 filter=3x2x2 bad=strides-zero", "refusal"),
+        ]
+    )
+    def test_a_script_says_that_what_is_right_holds(self, text, check):
+        case = parse(text)
+        script = repro.script(Result("tf", case, check, "FAIL"), case)
+        try:
+            exec(compile(script, "repro.py", "exec"), {})
+        except SystemExit as error:
+            self.fail(str(error))
