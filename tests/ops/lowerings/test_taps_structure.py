@@ -1,0 +1,149 @@
+"""What XLA makes of the taps lowering: few fusions, and nothing among them that would stop fusion or vectorisation.
+
+Times are not tested, but the structure that they come from is, in the optimised HLO for the CPU and in the HLO that is
+handed to XLA:GPU, which needs no GPU.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unittest
+from itertools import product
+
+import tensorflow as tf
+from depthwise.ops.lowerings import LOWERINGS
+from depthwise.ops.spec import canonicalize
+from parameterized import parameterized
+
+BATCH, SIZE, CHANNELS = 2, 20, 16
+IMAGE = BATCH * SIZE * SIZE * CHANNELS
+CONTRACTIONS = ("output", "input_grad", "filter_grad")
+FORBIDDEN = {"convolution", "custom-call", "gather", "while", "dynamic-slice"}
+STENCIL_FUSIONS = {3: 1, 5: 2, 7: 2}
+"""Most fusions of output and input gradient by kernel size: from 5x5 on, the image is padded first."""
+STENCIL_PADS = {3: 0, 5: 1, 7: 1}
+"""Most pads of a whole image there."""
+FILTER_GRAD_FUSIONS = 3
+"""Partial sums, their reduction, and the order of the result."""
+
+INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?\S+ = \w+\[([\d,]*)\]\S* ([\w-]+)\(", re.MULTILINE)
+# Images have four dimensions. Partial sums of the filter gradient have five; their pad is fused.
+PAD = re.compile(r" = \w+\[(\d+,\d+,\d+,\d+)\]\S* pad\(.*?padding=([\d_x]+)")
+NO_PAD = set("0_x")
+
+
+def inputs(kernel, stride, data_format):
+    """Input, filter and output gradient of zeros: only their shapes matter."""
+
+    def image(size):
+        shape = [BATCH, size, size, CHANNELS] if data_format == "NHWC" else [BATCH, CHANNELS, size, size]
+        return tf.zeros(shape)
+
+    return image(SIZE), tf.zeros([kernel, kernel, CHANNELS, 1]), image(SIZE // stride)
+
+
+def strides_of(stride, data_format):
+    return [1, stride, stride, 1] if data_format == "NHWC" else [1, 1, stride, stride]
+
+
+def taps(contraction, stride, data_format):
+    """(x, w, dy) -> one contraction by the lowering under test."""
+    lowering = LOWERINGS["taps"]
+
+    def compute(x, w, dy):
+        spec = canonicalize(x, w, strides_of(stride, data_format), "SAME", data_format, None)[0]
+        if contraction == "output":
+            return lowering.output(spec, x, w)
+        if contraction == "input_grad":
+            return lowering.input_grad(spec, w, dy, tf.shape(x))
+        return lowering.filter_grad(spec, x, dy, tf.shape(w))
+
+    return compute
+
+
+def stock(contraction):
+    """(x, w, dy) -> one contraction by TensorFlow's op."""
+
+    def compute(x, w, dy):
+        with tf.GradientTape() as tape:
+            tape.watch([x, w])
+            y = tf.nn.depthwise_conv2d(x, w, [1, 1, 1, 1], "SAME")
+        if contraction == "output":
+            return y
+        return tape.gradient(y, x if contraction == "input_grad" else w, dy)
+
+    return compute
+
+
+def padded_first(x, w, dy):
+    """(x, w, dy) -> output, the plain way: pad the whole input, then add up the taps."""
+    k = w.shape[0]
+    x = tf.pad(x, [[0, 0], [k // 2, k // 2], [k // 2, k // 2], [0, 0]])
+    return tf.add_n([x[:, i : i + SIZE, j : j + SIZE] * w[i, j, :, 0] for i, j in product(range(k), repeat=2)])
+
+
+def hlo(function, tensors, platform):
+    """The optimised HLO for the CPU, or the HLO that XLA:GPU begins with."""
+    compiled = tf.function(function, jit_compile=True, autograph=False)
+    ir = compiled.experimental_get_compiler_ir(*tensors)
+    return ir(stage="optimized_hlo") if platform == "CPU" else ir(stage="hlo", platform_name="GPU")
+
+
+def flaws(text, pads=0):
+    """What in an HLO module would make it slow, in words; so many pads of a whole image are allowed."""
+    opcodes = {opcode for _, opcode in INSTRUCTION.findall(text)}
+    assert opcodes, "no instruction was recognised"
+    padded = [
+        math.prod(int(n) for n in dims.split(",")) for dims, amounts in PAD.findall(text) if set(amounts) - NO_PAD
+    ]
+    whole = [f"pad to {size} elements" for size in padded if size >= IMAGE]
+    return sorted(opcodes & FORBIDDEN) + whole[pads:]
+
+
+def pads_allowed(kernel, contraction):
+    return 0 if contraction == "filter_grad" else STENCIL_PADS[kernel]
+
+
+def fusions(text):
+    """How many fusions the entry computation of optimised HLO runs."""
+    return sum(op == "fusion" for _, op in INSTRUCTION.findall(text[text.index("\nENTRY") :]))
+
+
+class TapsStructureTest(unittest.TestCase):
+    @parameterized.expand(
+        [*product((3, 5, 7), (1,), ("NHWC", "NCHW"), CONTRACTIONS), *product((3,), (2,), ("NHWC",), CONTRACTIONS)]
+    )
+    def test_what_the_gpu_compiler_is_given(self, kernel, stride, data_format, contraction):
+        text = hlo(taps(contraction, stride, data_format), inputs(kernel, stride, data_format), "GPU")
+        self.assertEqual(flaws(text, pads_allowed(kernel, contraction)), [])
+
+    @parameterized.expand(
+        [
+            *product((3, 5, 7), (1,), ("NHWC",), CONTRACTIONS),
+            *product((3,), (2,), ("NHWC",), CONTRACTIONS),
+            *product((3,), (1,), ("NCHW",), CONTRACTIONS),
+        ]
+    )
+    def test_what_runs_on_the_cpu(self, kernel, stride, data_format, contraction):
+        text = hlo(taps(contraction, stride, data_format), inputs(kernel, stride, data_format), "CPU")
+        self.assertEqual(flaws(text, pads_allowed(kernel, contraction)), [])
+        most = FILTER_GRAD_FUSIONS if contraction == "filter_grad" else STENCIL_FUSIONS[kernel]
+        self.assertLessEqual(fusions(text), most)
+        self.assertGreaterEqual(fusions(text), 1)
+
+    # The tests above can fail: they do on the op that this lowering replaces, and on the plain way to write it.
+
+    @parameterized.expand(product(("CPU", "GPU"), CONTRACTIONS))
+    def test_the_stock_op_has_flaws(self, platform, contraction):
+        text = hlo(stock(contraction), inputs(3, 1, "NHWC"), platform)
+        self.assertTrue({"convolution", "custom-call"} & set(flaws(text)), flaws(text))
+
+    @parameterized.expand([("CPU",), ("GPU",)])
+    def test_padding_first_has_a_flaw(self, platform):
+        text = hlo(padded_first, inputs(3, 1, "NHWC"), platform)
+        self.assertIn(f"pad to {BATCH * (SIZE + 2) ** 2 * CHANNELS} elements", flaws(text))
+
+    def test_padding_first_takes_more_fusions(self):
+        text = hlo(padded_first, inputs(3, 1, "NHWC"), "CPU")
+        self.assertGreater(fusions(text), STENCIL_FUSIONS[3])

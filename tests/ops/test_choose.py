@@ -1,0 +1,115 @@
+"""The chooser's table, how it sees compilation, and that `explain` tells what the graph and XLA's code then hold."""
+
+import itertools
+import unittest
+
+import tensorflow as tf
+from depthwise.ops import LOWERINGS, choose, depthwise_conv2d, explain
+from depthwise.ops.choose import TABLE, being_compiled
+from parameterized import parameterized
+
+ARGUMENTS = dict(strides=[1, 1, 1, 1], padding="SAME")
+SHAPES = (1, 6, 6, 2), (3, 3, 2, 1)
+
+
+def traced(function, **options):
+    """What the function returned while it was traced."""
+    seen = []
+    tf.function(lambda: seen.append(function()), autograph=False, **options)()
+    return seen[0]
+
+
+class CompilationTest(unittest.TestCase):
+    """How TensorFlow shows that a function will be compiled. A release that changes it must be noticed."""
+
+    def test_the_import_is_there(self):
+        self.assertEqual(choose.GraphOrParentsInXlaContext.__module__, "tensorflow.python.ops.control_flow_util")
+
+    def test_seen(self):
+        self.assertFalse(being_compiled())
+        self.assertFalse(traced(being_compiled))
+        self.assertTrue(traced(being_compiled, jit_compile=True))
+
+    def test_seen_from_inner_functions_and_control_flow(self):
+        def in_a_function():
+            return traced(being_compiled)
+
+        def in_a_branch():
+            seen = []
+            tf.cond(tf.random.uniform([]) < 2, lambda: seen.append(being_compiled()) or 0.0, lambda: 0.0)
+            return seen[0]
+
+        def in_a_loop():
+            seen = []
+            tf.while_loop(lambda i: i < 1, lambda i: seen.append(being_compiled()) or i + 1, [tf.constant(0)])
+            return seen[0]
+
+        for function in (in_a_function, in_a_branch, in_a_loop):
+            self.assertTrue(traced(function, jit_compile=True), function.__name__)
+            self.assertFalse(traced(function), function.__name__)
+
+    def test_seen_where_an_inner_function_alone_is_compiled(self):
+        self.assertTrue(traced(lambda: traced(being_compiled, jit_compile=True)))
+
+
+class TableTest(unittest.TestCase):
+    def test_the_last_row_takes_everything_with_reasons_throughout(self):
+        self.assertTrue(TABLE[-1].condition(None, False))
+        for row in TABLE:
+            self.assertIn(row.lowering, LOWERINGS)
+            self.assertTrue(row.reason and row.evidence)
+
+    @parameterized.expand(
+        [
+            ("float32", False, "native"),
+            ("float32", True, "taps"),
+            ("bfloat16", False, "native"),
+            ("int8", False, "taps"),
+            ("complex64", True, "taps"),
+        ]
+    )
+    def test_choices(self, dtype, compiled, lowering):
+        x, w = (tf.cast(tf.ones(shape), dtype) for shape in SHAPES)
+        found = traced(lambda: explain(x, w, **ARGUMENTS), jit_compile=compiled)
+        self.assertEqual({found.output.lowering, found.input_grad.lowering, found.filter_grad.lowering}, {lowering})
+
+    def test_printed(self):
+        text = str(explain(*map(tf.ones, SHAPES), **ARGUMENTS))
+        self.assertRegex(text, r"(?s)output +native .+\ninput_grad +native .+\nfilter_grad +native ")
+
+    def test_an_impossible_lowering_says_why(self):
+        x, w = (tf.ones(shape, tf.int32) for shape in SHAPES)
+        for call in (depthwise_conv2d, explain):
+            with self.assertRaisesRegex(NotImplementedError, "'native' cannot compute output: .*int32"):
+                call(x, w, **ARGUMENTS, lowering="native")
+
+
+class AgreementTest(unittest.TestCase):
+    """`explain` says what the graph and XLA's code show."""
+
+    @parameterized.expand(itertools.product(("auto", *LOWERINGS), (False, True)))
+    def test_graph_and_hlo(self, lowering, compiled):
+        said = []
+
+        @tf.function(autograph=False, jit_compile=compiled)
+        def step(x, w, dy):
+            said.append(explain(x, w, **ARGUMENTS, lowering=lowering))
+            with tf.GradientTape() as tape:
+                tape.watch([x, w])
+                y = depthwise_conv2d(x, w, **ARGUMENTS, lowering=lowering)
+            return y, *tape.gradient(y, [x, w], dy)
+
+        x, w = map(tf.ones, SHAPES)
+        concrete = step.get_concrete_function(x, w, x)
+        told = {said[0].output.lowering, said[0].input_grad.lowering, said[0].filter_grad.lowering}
+        graph = concrete.graph.as_graph_def()
+        nodes = {n.op for n in [*graph.node, *(n for f in graph.library.function for n in f.node_def)]}
+        kernels = {op for op in nodes if op.startswith(("DepthwiseConv2dNative", "Conv2D"))}
+        if compiled:
+            hlo = step.experimental_get_compiler_ir(x, w, x)(stage="optimized_hlo")
+            self.assertEqual("convolution(" in hlo or "__onednn" in hlo, told == {"native"}, told)
+        if told == {"taps"}:
+            self.assertEqual(kernels, set())
+        else:
+            self.assertEqual(len(kernels), 3)
+            self.assertEqual("DeviceIndex" in nodes, told == {"portable"})

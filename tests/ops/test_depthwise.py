@@ -1,0 +1,359 @@
+"""depthwise_conv2d as a whole: values and gradients in every mode and lowering, and where it can be called from."""
+
+import doctest
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import unittest
+
+import depthwise.ops.depthwise
+import numpy as np
+import tensorflow as tf
+from depthwise.conformance.case import parse
+from depthwise.conformance.data import Problem
+from depthwise.ops import LOWERINGS, depthwise_conv2d
+from parameterized import parameterized
+from results import FIRST, MODES, check, compare, in_mode, results
+
+# Each holds several things that the stock op does not do, or an edge of what it does.
+GEOMETRIES = (
+    "in=2x7x6x3 filter=3x3x1",
+    "in=2x7x8x3 filter=3x2x2 strides=2x2 padding=VALID",
+    "in=1x9x8x2 filter=2x3x1 strides=2x3 dilations=3x2",
+    "in=2x6x7x2 filter=3x3x2 dilations=2x1 padding=2,0,1,3 format=NCHW",
+    "in=1x5x9x3 filter=1x4x1 strides=1x2 padding=0,5,7,1",
+    "in=2x3x2x2 filter=5x4x1 strides=2x2",
+)
+EMPTY = (
+    "in=0x5x6x2 filter=3x3x2 strides=2x2",
+    "in=0x5x6x2 filter=3x3x1 strides=3x3 format=NCHW",
+    "in=2x0x6x2 filter=3x3x1",
+    "in=2x5x6x0 filter=3x3x2 padding=VALID",
+    "in=2x5x6x2 filter=3x3x0",
+    "in=2x4x4x3 filter=5x5x2 padding=VALID",
+    "in=2x5x2x2 filter=2x3x1 padding=VALID dilations=2x1",
+    "in=2x0x2x2 filter=2x1x1 padding=2,1,0,0",
+)
+FLOATS = ("float16", "bfloat16", "float64")
+EXACT = ("int8", "int16", "int32", "int64", "uint8", "complex64", "complex128")
+
+
+class ValueTest(unittest.TestCase):
+    @parameterized.expand(itertools.product(GEOMETRIES, LOWERINGS, MODES))
+    def test_values_and_gradients(self, notation, lowering, mode):
+        check(self, notation, lowering, mode)
+
+    @parameterized.expand(itertools.product(EMPTY, (*LOWERINGS, "auto"), ("eager", "graph", "unknown", "xla")))
+    def test_empty(self, notation, lowering, mode):
+        check(self, notation, lowering, mode)
+
+    @parameterized.expand(itertools.product(EMPTY[::3], ("taps", "auto")))
+    def test_empty_with_unknown_dimensions_under_xla(self, notation, lowering):
+        check(self, notation, lowering, "unknown_xla")
+
+    @parameterized.expand(itertools.product(FLOATS, LOWERINGS, ("graph", "xla")))
+    def test_floating_dtypes(self, dtype, lowering, mode):
+        check(self, f"in=2x6x5x3 filter=3x2x2 strides=2x1 dtype={dtype}", lowering, mode)
+
+    @parameterized.expand(itertools.product(EXACT, ("eager", "graph", "unknown", "xla")))
+    def test_integers_and_complex(self, dtype, mode):
+        check(self, f"in=2x6x5x3 filter=3x2x2 strides=2x1 dtype={dtype} format=NCHW", "auto", mode)
+
+    @parameterized.expand(itertools.product(("normal", "integer"), ("float16", "bfloat16")))
+    def test_half_types_are_rounded_once(self, data, dtype):
+        # With integer data every float32 sum is exact, so the result must be the oracle's value rounded: no tolerance.
+        check(self, f"in=1x9x9x4 filter=7x7x1 dtype={dtype} data={data}", "native", "eager")
+        check(self, f"in=1x9x9x4 filter=7x7x1 dtype={dtype} data={data}", "taps", "xla")
+
+    def test_half_types_are_more_exact_than_the_stock_op(self):
+        problem = Problem(parse("in=2x9x9x8 filter=7x7x1 dtype=float16"))
+        exact = problem.expected("value").values
+        ours = depthwise_conv2d(problem.x, problem.w, [1] * 4, "SAME").numpy()
+        rounded = exact.astype(np.float16)
+        self.assertGreater((ours == rounded).mean(), 0.99)
+
+    @parameterized.expand(itertools.product(LOWERINGS, MODES))
+    def test_examples_of_tensorflow_documentation(self, lowering, mode):
+        x = tf.reshape(tf.constant([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), [1, 3, 2, 1])
+        w = tf.reshape(tf.constant([1.0, 2.0, 3.0, 4.0]), [2, 1, 1, 2])
+        case = parse("in=1x3x2x1 filter=2x1x2")
+
+        def op(padding):
+            def run(x, w):
+                return depthwise_conv2d(x, w, [1, 1, 1, 1], padding, lowering=lowering)
+
+            return in_mode(run, mode, case, case.input_shape, case.filter_shape)(x, w).numpy()
+
+        valid = [[[[10, 14], [14, 20]], [[18, 26], [22, 32]]]]
+        np.testing.assert_array_equal(op("VALID"), valid)
+        above = [[[[3, 4], [6, 8]], *valid[0]]]
+        np.testing.assert_array_equal(op([[0, 0], [1, 0], [0, 0], [0, 0]]), above)
+        documented = op([[0, 0], [1, 0], [1, 0], [0, 0]])
+        self.assertEqual(documented.shape, (1, 3, 3, 2))
+        np.testing.assert_array_equal(documented[0, -1], [[0, 0], [18, 26], [22, 32]])
+
+    def test_a_planted_fault_is_seen(self):
+        def shifted(x, w, *args, **kwargs):
+            return depthwise_conv2d(x, tf.roll(w, 1, 0), *args, **kwargs)
+
+        with self.assertRaises(AssertionError):
+            check(self, GEOMETRIES[0], "native", "eager", shifted)
+
+    @parameterized.expand(itertools.product(LOWERINGS, ("eager", "graph", "unknown", "xla"), ("NHWC", "NCHW")))
+    def test_nan_and_infinity_reach_what_they_meet_and_nothing_else(self, lowering, mode, data_format):
+        for geometry in ("filter=3x3x1", "filter=3x2x2 strides=2x1 dilations=1x2", "filter=2x3x1 strides=3x3"):
+            check(self, f"in=2x7x8x3 {geometry} format={data_format} data=special", lowering, mode)
+
+
+class ArgumentTest(unittest.TestCase):
+    def setUp(self):
+        self.problem = Problem(parse("in=2x6x7x3 filter=3x2x2 strides=2x2"))
+
+    @parameterized.expand(
+        [
+            ("arrays", np.asarray, np.asarray),
+            ("variables", tf.Variable, tf.Variable),
+            ("lists", np.ndarray.tolist, np.asarray),
+            ("filter list", tf.constant, np.ndarray.tolist),
+        ]
+    )
+    def test_kinds_of_inputs(self, _, of_input, of_filter):
+        y = depthwise_conv2d(of_input(self.problem.x), of_filter(self.problem.w), [1, 2, 2, 1], "SAME")
+        compare(self, y, self.problem.expected("value"), "float32", "y")
+
+    def test_variables_are_differentiated(self):
+        x, w = tf.Variable(self.problem.x), tf.Variable(self.problem.w)
+        with tf.GradientTape() as tape:
+            y = depthwise_conv2d(x, w, [1, 2, 2, 1], "SAME")
+        dx, dw = tape.gradient(y, [x, w], self.problem.dy)
+        compare(self, dx, self.problem.expected("input_gradient"), "float32", "dx")
+        compare(self, dw, self.problem.expected("filter_gradient"), "float32", "dw")
+
+    def test_name(self):
+        with tf.Graph().as_default():
+            y = depthwise_conv2d(self.problem.x, self.problem.w, [1, 1, 1, 1], "SAME", name="mine")
+        self.assertTrue(y.name.startswith("mine/"))
+
+    def test_docstrings_run(self):
+        failed, tried = doctest.testmod(depthwise.ops.depthwise)
+        self.assertEqual(failed, 0)
+        self.assertGreater(tried, 3)
+
+
+class PlaceTest(unittest.TestCase):
+    """The op where it is called from: control flow, vectorisation, strategies, sessions, threads, saved models."""
+
+    def setUp(self):
+        self.problem = Problem(parse("in=3x5x6x2 filter=3x3x2 strides=2x2"))
+        self.x, self.w, self.dy = map(tf.constant, (self.problem.x, self.problem.w, self.problem.dy))
+
+    def expected(self, tensor, name="value"):
+        compare(self, tensor, self.problem.expected(name), "float32", name)
+
+    @staticmethod
+    def op(x, w, lowering="auto"):
+        return depthwise_conv2d(x, w, [1, 2, 2, 1], "SAME", lowering=lowering)
+
+    def gradient(self, x, w, dy, lowering="auto"):
+        with tf.GradientTape() as tape:
+            tape.watch([x, w])
+            y = self.op(x, w, lowering)
+        return tape.gradient(y, [x, w], dy)
+
+    @parameterized.expand(itertools.product(LOWERINGS, (False, True)))
+    def test_vectorized_map(self, lowering, compiled):
+        x, dy = self.x[:, tf.newaxis], self.dy[:, tf.newaxis]
+        ws = tf.stack([self.w, -self.w, 2 * self.w])
+        per_example = tf.function(
+            lambda: (
+                tf.vectorized_map(lambda x: self.op(x, self.w, lowering), x),
+                tf.vectorized_map(lambda w: self.op(self.x, w, lowering), ws),
+                tf.vectorized_map(lambda a: self.op(*a, lowering), (x, ws)),
+                tf.vectorized_map(lambda a: self.gradient(a[0], self.w, a[1], lowering), (x, dy)),
+            ),
+            autograph=False,
+            jit_compile=compiled,
+        )
+        over_input, over_filter, over_both, (dx, dw) = per_example()
+        self.expected(over_input[:, 0])
+        self.expected(over_filter[0])
+        self.expected(over_filter[2] / 2)
+        np.testing.assert_allclose(over_both[1], -over_input[1], rtol=1e-6)
+        self.expected(dx[:, 0], "input_gradient")
+        for i in range(3):
+            alone = self.gradient(x[i], self.w, dy[i], lowering)[1]
+            np.testing.assert_allclose(dw[i], alone, rtol=1e-4, atol=1e-5)
+
+    @parameterized.expand(itertools.product(LOWERINGS, (False, True)))
+    def test_while_loop_and_cond(self, lowering, compiled):
+        @tf.function(autograph=False, jit_compile=compiled)
+        def run(x, w, dy):
+            with tf.GradientTape() as tape:
+                tape.watch([x, w])
+                zero = tf.zeros(self.dy.shape)
+                _, total = tf.while_loop(
+                    lambda i, total: i < 2,
+                    lambda i, total: (i + 1, total + self.op(x, w, lowering)),
+                    (0, zero),
+                    maximum_iterations=2,
+                )
+                y = tf.cond(tf.reduce_sum(x) < 1e9, lambda: self.op(x, w, lowering) + total, lambda: zero)
+            return (y / 3, *(g / 3 for g in tape.gradient(y, [x, w], dy)))
+
+        for tensor, name in zip(run(self.x, self.w, self.dy), FIRST, strict=True):
+            reference = self.problem.expected(name).values
+            np.testing.assert_allclose(tensor, reference, rtol=1e-5, atol=1e-5)
+
+    @parameterized.expand(itertools.product((False, True)))
+    def test_recompute_grad(self, compiled):
+        w = tf.Variable(self.w)
+
+        @tf.function(autograph=False, jit_compile=compiled)
+        def run(x, dy):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = tf.recompute_grad(lambda x: self.op(x, w))(x)
+            return tape.gradient(y, [x, w], dy)
+
+        dx, dw = run(self.x, self.dy)
+        self.expected(dx, "input_gradient")
+        self.expected(dw, "filter_gradient")
+
+    @parameterized.expand(itertools.product(LOWERINGS))
+    def test_mirrored_strategy(self, lowering):
+        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+        with strategy.scope():
+            w = tf.Variable(self.w)
+
+        @tf.function(autograph=False)
+        def step():
+            def replica():
+                with tf.GradientTape() as tape:
+                    y = self.op(self.x, w, lowering)
+                return y, tape.gradient(y, w, self.dy)
+
+            return strategy.run(replica)
+
+        y, dw = step()
+        for replica in range(2):
+            self.expected(strategy.experimental_local_results(y)[replica])
+            self.expected(strategy.experimental_local_results(dw)[replica], "filter_gradient")
+
+    @parameterized.expand(itertools.product(LOWERINGS, (True, False)))
+    def test_session(self, lowering, known):
+        with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+            x, w = (tf.compat.v1.placeholder(tf.float32, a.shape if known else None) for a in (self.x, self.w))
+            if not known:
+                w.set_shape(self.w.shape)
+            y = self.op(x, w, lowering)
+            dx, dw = tf.gradients(y, [x, w], self.problem.dy)
+            found = session.run([y, dx, dw], {x: self.problem.x, w: self.problem.w})
+        for array, name in zip(found, FIRST, strict=True):
+            self.expected(tf.constant(array), name)
+
+    def test_unknown_rank(self):
+        @tf.function(autograph=False, input_signature=[tf.TensorSpec(None)] * 2)
+        def run(x, dy):
+            return self.op(x, self.w), *self.gradient(x, self.w, dy)
+
+        for tensor, name in zip(run(self.x, self.dy), FIRST, strict=True):
+            self.expected(tensor, name)
+
+    @parameterized.expand(itertools.product((False, True)))
+    def test_unknown_filter(self, compiled):
+        @tf.function(autograph=False, input_signature=[tf.TensorSpec([None] * 4)] * 3, jit_compile=compiled)
+        def run(x, w, dy):
+            return self.op(x, w), *self.gradient(x, w, dy)
+
+        found = run(self.x, self.w, self.dy)
+        for tensor, name in zip(found, FIRST, strict=True):
+            self.expected(tensor, name)
+
+    def test_threads(self):
+        found = []
+
+        def run():
+            found.extend(self.gradient(self.x, self.w, self.dy) for _ in range(5))
+
+        threads = [threading.Thread(target=run) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(len(found), 40)
+        for dx, dw in found:
+            self.expected(dx, "input_gradient")
+            self.expected(dw, "filter_gradient")
+
+    @parameterized.expand(itertools.product(LOWERINGS, ("eager", "graph", "xla")))
+    def test_the_same_bits_every_time(self, lowering, mode):
+        problem = Problem(parse("in=4x17x18x8 filter=3x3x1"))
+        runs = [results(problem, lowering, mode) for _ in range(3)]
+        for again in runs[1:]:
+            for name, tensor in again.items():
+                self.assertEqual(tensor.numpy().tobytes(), runs[0][name].numpy().tobytes(), name)
+
+    def test_op_determinism(self):
+        script = """
+import tensorflow as tf
+from depthwise.ops import LOWERINGS, depthwise_conv2d
+tf.keras.utils.set_random_seed(0)
+tf.config.experimental.enable_op_determinism()
+x, w = tf.random.normal([4, 17, 18, 8]), tf.random.normal([3, 3, 8, 1])
+for lowering in LOWERINGS:
+    for compiled in (False, True):
+        @tf.function(autograph=False, jit_compile=compiled)
+        def run(x, w):
+            y = depthwise_conv2d(x, w, [1] * 4, "SAME", lowering=lowering)
+            return tf.gradients(y, [x, w], tf.sin(y))
+        a, b = run(x, w), run(x, w)
+        assert all(p.numpy().tobytes() == q.numpy().tobytes() for p, q in zip(a, b))
+print("same bits")
+"""
+        self.assertIn("same bits", python(script))
+
+    @parameterized.expand(itertools.product(LOWERINGS))
+    def test_saved_model_runs_and_differentiates_without_this_package(self, lowering):
+        module = tf.Module()
+        module.w = tf.Variable(self.w)
+        module.run = tf.function(
+            lambda x: self.op(x, module.w, lowering), input_signature=[tf.TensorSpec([None, 5, 6, 2])], autograph=False
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            tf.saved_model.save(module, folder)
+            np.savez(os.path.join(folder, "data.npz"), x=self.problem.x, dy=self.problem.dy)
+            python(
+                f"""
+import sys
+class Blocked:
+    def find_spec(self, name, *rest):
+        if name.split(".")[0] == "depthwise":
+            raise ImportError(name)
+sys.meta_path.insert(0, Blocked())
+import numpy as np, tensorflow as tf
+model, data = tf.saved_model.load({folder!r}), np.load({folder!r} + "/data.npz")
+x = tf.constant(data["x"])
+with tf.GradientTape() as tape:
+    tape.watch(x)
+    y = model.run(x)
+dx, dw = tape.gradient(y, [x, model.w], data["dy"])
+compiled = tf.function(model.run, jit_compile=True, autograph=False)(x)
+np.savez({folder!r} + "/found.npz", value=y, input_gradient=dx, filter_gradient=dw, compiled=compiled)
+assert "depthwise.ops" not in sys.modules
+"""
+            )
+            with np.load(os.path.join(folder, "found.npz")) as found:
+                for name in ("value", "input_gradient", "filter_gradient"):
+                    self.expected(tf.constant(found[name]), name)
+                self.expected(tf.constant(found["compiled"]))
+
+
+def python(script):
+    """Runs a script in a fresh process; its standard output."""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    if done.returncode:
+        raise AssertionError(done.stderr[-3000:])
+    return done.stdout

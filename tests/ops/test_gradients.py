@@ -1,0 +1,165 @@
+"""Derivatives beyond the first: against the oracle, finite differences and each other."""
+
+import itertools
+import unittest
+
+import numpy as np
+import tensorflow as tf
+from depthwise.conformance.case import parse
+from depthwise.conformance.data import SECOND_ORDER, Problem
+from depthwise.ops import LOWERINGS, depthwise_conv2d
+from depthwise.ops import gradients as gradients_module
+from parameterized import parameterized
+from results import compare, in_mode
+
+CASES = (
+    "in=2x5x6x2 filter=3x3x1",
+    "in=1x6x5x2 filter=2x3x2 strides=2x2 padding=VALID",
+    "in=1x5x6x2 filter=3x2x2 strides=2x1 dilations=1x2 padding=1,0,2,1 format=NCHW",
+)
+
+
+class SecondOrderTest(unittest.TestCase):
+    @parameterized.expand(itertools.product(CASES, LOWERINGS, ("eager", "graph", "unknown", "xla")))
+    def test_against_the_oracle(self, notation, lowering, mode):
+        problem = Problem(parse(notation))
+        case = problem.case
+
+        def run(x, w, dy, u, v):
+            with tf.GradientTape(persistent=True) as outer:
+                outer.watch([x, w, dy])
+                with tf.GradientTape() as inner:
+                    inner.watch([x, w])
+                    y = depthwise_conv2d(x, w, **case.arguments(), lowering=lowering)
+                dx, dw = inner.gradient(y, [x, w], dy)
+            return [*outer.gradient(dx, [w, dy], u), *outer.gradient(dw, [x, dy], v)]
+
+        arrays = (problem.x, problem.w, problem.dy, problem.u, problem.v)
+        found = in_mode(run, mode, case, *(a.shape for a in arrays))(*map(tf.constant, arrays))
+        for tensor, name in zip(found, SECOND_ORDER, strict=True):
+            compare(self, tensor, problem.expected(name), "float32", f"{name} [{lowering}, {mode}, {notation}]")
+
+
+class ManyOrdersTest(unittest.TestCase):
+    """A function in which the op is not linear: sum(tanh(conv(x, w)) ** 2), in float64."""
+
+    def setUp(self):
+        self.problem = Problem(parse("in=1x5x4x2 filter=3x2x2 strides=2x1 dtype=float64"))
+        draw = np.random.default_rng(0)
+        self.x, self.w = tf.constant(self.problem.x), tf.constant(self.problem.w)
+        self.vx, self.vw = (tf.constant(draw.normal(size=t.shape)) for t in (self.x, self.w))
+
+    def f(self, x, w, lowering="auto"):
+        return tf.reduce_sum(tf.tanh(depthwise_conv2d(x, w, **self.problem.case.arguments(), lowering=lowering)) ** 2)
+
+    def along(self, t, lowering):
+        """The function on a line through (x, w)."""
+        return self.f(self.x + t * self.vx, self.w + t * self.vw, lowering)
+
+    @parameterized.expand(itertools.product(LOWERINGS, (False, True)))
+    def test_three_orders_against_finite_differences(self, lowering, compiled):
+        @tf.function(autograph=False, jit_compile=compiled)
+        def derivatives(t):
+            with tf.GradientTape() as third:
+                third.watch(t)
+                with tf.GradientTape() as second:
+                    second.watch(t)
+                    with tf.GradientTape() as first:
+                        first.watch(t)
+                        value = self.along(t, lowering)
+                    d1 = first.gradient(value, t)
+                d2 = second.gradient(d1, t)
+            return value, d1, d2, third.gradient(d2, t)
+
+        h = 1e-5
+        zero = derivatives(tf.constant(0.0, tf.float64))
+        above, below = (derivatives(tf.constant(s * h, tf.float64)) for s in (1, -1))
+        for order in range(3):
+            numeric = (above[order] - below[order]) / (2 * h)
+            np.testing.assert_allclose(zero[order + 1], numeric, rtol=1e-6, atol=1e-6)
+
+    @parameterized.expand(itertools.product(LOWERINGS, (None, False, True)))
+    def test_forward_mode_is_the_transpose_of_reverse_mode(self, lowering, compiled):
+        def both(x, w):
+            with tf.autodiff.ForwardAccumulator([x, w], [self.vx, self.vw]) as forward:
+                value = self.f(x, w, lowering)
+            with tf.GradientTape() as tape:
+                tape.watch([x, w])
+                again = self.f(x, w, lowering)
+            dx, dw = tape.gradient(again, [x, w])
+            return forward.jvp(value), tf.reduce_sum(dx * self.vx) + tf.reduce_sum(dw * self.vw)
+
+        run = both if compiled is None else tf.function(both, autograph=False, jit_compile=compiled)
+        forward, reverse = run(self.x, self.w)
+        np.testing.assert_allclose(forward, reverse, rtol=1e-12)
+
+    @parameterized.expand(itertools.product(LOWERINGS, (None, False, True)))
+    def test_hessian_vector_product_forward_over_reverse(self, lowering, compiled):
+        def product(x, w):
+            with tf.autodiff.ForwardAccumulator([x, w], [self.vx, self.vw]) as forward:
+                with tf.GradientTape() as tape:
+                    tape.watch([x, w])
+                    value = self.f(x, w, lowering)
+                gradients = tape.gradient(value, [x, w])
+            return forward.jvp(gradients)
+
+        run = product if compiled is None else tf.function(product, autograph=False, jit_compile=compiled)
+        hx, hw = run(self.x, self.w)
+        t = tf.constant(0.0, tf.float64)
+        with tf.GradientTape() as outer:
+            outer.watch(t)
+            with tf.GradientTape() as inner:
+                inner.watch(t)
+                value = self.along(t, lowering)
+            d1 = inner.gradient(value, t)
+        d2 = outer.gradient(d1, t)
+        np.testing.assert_allclose(tf.reduce_sum(hx * self.vx) + tf.reduce_sum(hw * self.vw), d2, rtol=1e-10)
+
+    @parameterized.expand([(name,) for name in LOWERINGS])
+    def test_jacobian(self, lowering):
+        with tf.GradientTape() as tape:
+            tape.watch(self.w)
+            y = depthwise_conv2d(self.x, self.w, **self.problem.case.arguments(), lowering=lowering)
+        jacobian = tape.jacobian(y, self.w)
+        dw = tf.tensordot(tf.constant(self.problem.dy), jacobian, 4)
+        compare(self, dw, self.problem.expected("filter_gradient"), "float64", "dw")
+
+
+class ConnectionTest(unittest.TestCase):
+    def setUp(self):
+        self.x, self.w = tf.ones([1, 4, 4, 2]), tf.ones([3, 3, 2, 1])
+
+    def test_unconnected_gradients(self):
+        other = tf.constant(1.0)
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch([self.x, other])
+            y = depthwise_conv2d(self.x, self.w, [1] * 4, "SAME")
+        self.assertIsNone(tape.gradient(y, other))
+        self.assertEqual(float(tape.gradient(y, other, unconnected_gradients="zero")), 0.0)
+        self.assertIsNone(tape.gradient(y, self.w))
+
+    def test_third_order_in_one_argument_vanishes(self):
+        # The op is linear in the filter: what does not depend on a tensor has no or a zero gradient.
+        with tf.GradientTape() as outer:
+            outer.watch(self.w)
+            with tf.GradientTape() as inner:
+                inner.watch(self.w)
+                y = depthwise_conv2d(self.x, self.w, [1] * 4, "SAME")
+            dw = inner.gradient(y, self.w)
+        self.assertEqual(np.abs(outer.gradient(dw, self.w, unconnected_gradients="zero")).max(), 0.0)
+
+    def test_stopped_recording(self):
+        with tf.GradientTape() as tape:
+            tape.watch(self.x)
+            with tape.stop_recording():
+                y = depthwise_conv2d(self.x, self.w, [1] * 4, "SAME")
+        self.assertIsNone(tape.gradient(y, self.x))
+
+    def test_tensorflow_still_tells_whether_anything_records(self):
+        # Where it does not, every call is recorded: right, but an eager call takes twice the time.
+        self.assertEqual(gradients_module.could_possibly_record.__module__, "tensorflow.python.eager.record")
+        self.assertFalse(gradients_module.could_possibly_record())
+        with tf.GradientTape():
+            self.assertTrue(gradients_module.could_possibly_record())
+        with tf.autodiff.ForwardAccumulator(self.x, self.x):
+            self.assertTrue(gradients_module.could_possibly_record())
