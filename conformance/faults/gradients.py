@@ -14,7 +14,6 @@ def _changed(of_input: Change | None = None, of_filter: Change | None = None) ->
     """The op with its gradients passed through a change, differentiable to any order."""
 
     def fault(call: Call) -> Tensor:
-        @tf.custom_gradient
         def through(x: Tensor, w: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor]]]:
             with tf.GradientTape() as tape:
                 tape.watch([x, w])
@@ -31,7 +30,7 @@ def _changed(of_input: Change | None = None, of_filter: Change | None = None) ->
 
         if call.input.dtype.is_integer:
             return call.right()
-        return through(call.input, call.filter)
+        return tf.custom_gradient(through)(call.input, call.filter)
 
     return fault
 

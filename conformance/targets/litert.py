@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -11,10 +12,8 @@ from depthwise.conformance.data import Problem
 from depthwise.conformance.targets.base import Outputs
 from depthwise.ops import depthwise_conv2d
 
-try:
-    from ai_edge_litert.interpreter import Interpreter
-except ImportError:  # TensorFlow carries an older copy of it
-    Interpreter = tf.lite.Interpreter
+# Optional: where it is missing there are no types to check either.
+Interpreter: Any = importlib.import_module("ai_edge_litert.interpreter").Interpreter
 
 
 class LiteRTTarget:
@@ -34,11 +33,12 @@ class LiteRTTarget:
             raise NotImplementedError("LiteRT has no empty tensors")
         weights = tf.constant(problem.w)
 
-        @tf.function(input_signature=[tf.TensorSpec(case.input_shape, tf.float32)], autograph=False)
         def function(x: Any) -> Any:
             return depthwise_conv2d(x, weights, **case.arguments())
 
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()])
+        signature = [tf.TensorSpec(case.input_shape, tf.float32)]
+        graph = tf.function(function, input_signature=signature, autograph=False).get_concrete_function()
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([graph])
         interpreter = Interpreter(model_content=converter.convert())
         interpreter.allocate_tensors()
         place = interpreter.get_input_details()[0]["index"]
