@@ -7,6 +7,7 @@ import unittest
 from pathlib import Path
 
 import pytest
+from parameterized import parameterized
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -39,3 +40,33 @@ class QuickstartTest(unittest.TestCase):
             process = run("quickstart.py", "--max-cases", "10", "--target", f"{faulty}:shifted")
         self.assertEqual(process.returncode, 1, process.stdout[-2000:] + process.stderr[-2000:])
         self.assertIn("identical predictions", process.stdout)
+
+
+class ExamplesTest(unittest.TestCase):
+    def assert_runs(self, name, promise):
+        process = run(name)
+        self.assertEqual(process.returncode, 0, process.stdout[-2000:] + process.stderr[-2000:])
+        self.assertIn(promise, process.stdout)
+
+    @parameterized.expand(
+        [
+            ("serve_savedmodel.py", "depthwise imported: False"),
+            ("segmentation_head.py", "rows below change what is said of rows above: False"),
+        ]
+    )
+    def test_runs(self, name, promise):
+        self.assert_runs(name, promise)
+
+    @parameterized.expand(
+        [
+            ("finetune_mobilenet.py", "17 layers converted"),
+            ("check_your_own.py", "PASS"),
+        ]
+    )
+    @pytest.mark.slow
+    def test_slower_ones_run(self, name, promise):
+        self.assert_runs(name, promise)
+
+    @parameterized.expand([path.name for path in sorted(EXAMPLES.glob("*.py"))])
+    def test_is_short(self, name):
+        self.assertLess(len((EXAMPLES / name).read_text().splitlines()), 75 if name == "quickstart.py" else 60)

@@ -1,0 +1,46 @@
+"""Checks an implementation of your own with the conformance suite: this one sums shifted copies of the image.
+
+Run it as it stands; arguments go to the conformance run, for example `check_your_own.py --max-cases 50`.
+"""
+
+import subprocess
+import sys
+
+import tensorflow as tf
+
+
+def shifted_sums(input, filter, strides, padding, data_format=None, dilations=None, name=None):
+    """tf.nn.depthwise_conv2d for what it documents; NotImplementedError tells the suite what is left out."""
+    if min(strides) < 1 or min(dilations or [1]) < 1 or (padding not in ("SAME", "VALID") and len(padding) != 4):
+        raise ValueError("strides and dilations must be at least 1, padding SAME, VALID or four pairs")
+    if data_format == "NCHW":
+        raise NotImplementedError("NHWC alone")
+    if not (input.shape[1:].is_fully_defined() and filter.shape.is_fully_defined()):
+        raise NotImplementedError("shapes known beforehand alone")
+    (kh, kw, channels, multiplier), stride, rate = filter.shape, strides[1:3], dilations or (1, 1)
+    pads, size = [[0, 0], [0, 0], [0, 0], [0, 0]], []
+    for axis, (n, k, s, r) in enumerate(zip(input.shape[1:3], (kh, kw), stride, rate, strict=True), start=1):
+        reach = (k - 1) * r + 1
+        if padding == "SAME":
+            total = max((-(-n // s) - 1) * s + reach - n, 0)
+            pads[axis] = [total // 2, total - total // 2]
+        elif padding != "VALID":
+            pads[axis] = list(padding[axis])
+        size.append(max((n + sum(pads[axis]) - reach) // s + 1, 0))
+    if 0 in size:
+        raise NotImplementedError("an output with pixels alone")
+    image = tf.pad(input, pads)
+    output = tf.zeros((tf.shape(input)[0], *size, channels, multiplier), input.dtype)
+    for i in range(kh):
+        for j in range(kw):
+            top, left = i * rate[0], j * rate[1]
+            rows = slice(top, top + (size[0] - 1) * stride[0] + 1, stride[0])
+            columns = slice(left, left + (size[1] - 1) * stride[1] + 1, stride[1])
+            output += image[:, rows, columns, :, None] * filter[i, j]
+    return tf.reshape(output, (tf.shape(input)[0], *size, channels * multiplier))
+
+
+if __name__ == "__main__":
+    target = f"{__file__}:shifted_sums"
+    run = [sys.executable, "-m", "depthwise.conformance", "run", "--target", target, *sys.argv[1:]]
+    sys.exit(subprocess.run(run).returncode)
