@@ -35,6 +35,8 @@ class Portable:
         return None
 
     def output(self, spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) -> tf.Tensor:
+        # Out of every tape's sight, or TensorFlow would build the branches' own gradients, which nothing asks for.
+        input, filter = tf.stop_gradient(input), tf.stop_gradient(filter)
         return self._where_it_runs(lambda lowering: lowering.output(spec, input, filter))
 
     def input_grad(self, spec: ConvSpec, filter: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
