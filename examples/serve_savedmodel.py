@@ -20,7 +20,8 @@ images = tf.constant(np.load(sys.argv[2]))
 with tf.GradientTape() as tape:
     tape.watch(images)
     scores = model.serve(images)
-saliency = tape.gradient(tf.reduce_max(scores, axis=1), images)  # which pixels speak for the predicted digit
+    best = tf.reduce_max(scores, axis=1)
+saliency = tape.gradient(best, images)  # which pixels speak for the predicted digit
 np.savez(sys.argv[3], scores=scores, saliency=saliency)
 print("served", len(scores), "images; depthwise imported:", "depthwise" in sys.modules)
 """
@@ -51,7 +52,6 @@ def main():
         served = dict(np.load(results))
     agreement = np.mean(served["scores"].argmax(1) == expected.argmax(1))
     print(f"the server's digits agree with the model's in {agreement:.1%} of the images")
-    print(f"saliency of shape {served['saliency'].shape}, at most {np.abs(served['saliency']).max():.2f}")
     sys.exit(0 if agreement == 1 and np.abs(served["saliency"]).max() > 0 else "the SavedModel serves something else")
 
 
