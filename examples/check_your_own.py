@@ -29,15 +29,17 @@ def shifted_sums(input, filter, strides, padding, data_format=None, dilations=No
         size.append(max((n + sum(pads[axis]) - reach) // s + 1, 0))
     if 0 in size:
         raise NotImplementedError("an output with pixels alone")
-    image = tf.pad(input, pads)
-    output = tf.zeros((tf.shape(input)[0], *size, channels, multiplier), input.dtype)
+    wide = tf.float32 if input.dtype.size < 4 and input.dtype.is_floating else input.dtype  # for the sums
+    image, filter = tf.pad(tf.cast(input, wide), pads), tf.cast(filter, wide)
+    output = tf.zeros((tf.shape(input)[0], *size, channels, multiplier), wide)
     for i in range(kh):
         for j in range(kw):
             top, left = i * rate[0], j * rate[1]
             rows = slice(top, top + (size[0] - 1) * stride[0] + 1, stride[0])
             columns = slice(left, left + (size[1] - 1) * stride[1] + 1, stride[1])
             output += image[:, rows, columns, :, None] * filter[i, j]
-    return tf.reshape(output, (tf.shape(input)[0], *size, channels * multiplier))
+    output = tf.reshape(output, (tf.shape(input)[0], *size, channels * multiplier))
+    return tf.cast(output, input.dtype)
 
 
 if __name__ == "__main__":
