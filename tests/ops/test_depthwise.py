@@ -163,7 +163,9 @@ class PlaceTest(unittest.TestCase):
             y = self.op(x, w, lowering)
         return tape.gradient(y, [x, w], dy)
 
-    @parameterized.expand(itertools.product(LOWERINGS, (False, True)))
+    # Not native under XLA, nor portable: `vectorized_map` knows no vector form of their gradients' kernels and of
+    # DeviceIndex, and falls back to a loop that XLA cannot compile. `auto` takes neither there.
+    @parameterized.expand([("auto", False), ("auto", True), ("native", False), ("taps", False), ("taps", True)])
     def test_vectorized_map(self, lowering, compiled):
         x, dy = self.x[:, tf.newaxis], self.dy[:, tf.newaxis]
         ws = tf.stack([self.w, -self.w, 2 * self.w])

@@ -24,10 +24,17 @@ from math import prod
 from typing import Any
 
 import tensorflow as tf
-from depthwise.ops.geometry import common_phases
+from depthwise.ops.geometry import at_least_zero, common_phases
 from depthwise.ops.lowerings.base import Contraction
 from depthwise.ops.lowerings.native import exact
-from depthwise.ops.lowerings.native.kernels import Grouped, Kernel, Plain, cut, onednn_runs_grouped_convolutions
+from depthwise.ops.lowerings.native.kernels import (
+    Grouped,
+    Kernel,
+    Plain,
+    cut,
+    onednn_runs_grouped_convolutions,
+    without_padding,
+)
 from depthwise.ops.lowerings.native.phased import Phased
 from depthwise.ops.spec import FLOATS, ConvSpec
 
@@ -61,7 +68,7 @@ class Native:
 
     def output(self, spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) -> tf.Tensor:
         x, w = _enter(spec, input), _widen(spec, filter)
-        y = _kernel(spec, "output").output(_inner(spec), x, w)
+        y = _kernel(spec, "output").output(*_with_room_for_a_window(_inner(spec), x, w), w)
         if spec.may_be_empty:
             y = _right_when_empty(spec, y, x, w)
         return _leave(spec, y)
@@ -136,6 +143,21 @@ def _unless_empty(spec: ConvSpec, kernel: Any, sizes: tf.Tensor, *operands: tf.T
 
     elements = [tf.size(operand) for operand in operands]
     return tf.cond(tf.reduce_min(tf.stack(elements)) > 0, kernel, zeros)
+
+
+def _with_room_for_a_window(spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tuple[ConvSpec, tf.Tensor]:
+    """Where sizes are unknown, the input padded so far that one window fits, or the kernel would fail.
+
+    The op `Pad` hands its input on, at no cost, where there turns out to be nothing to pad.
+    """
+    if spec.known or spec.rows.padding == "SAME":
+        return spec, x
+    pads = []
+    for axis in spec.axes(tf.shape(x), tf.shape(w)):
+        before, after = axis.pads
+        pads.append([before, after + at_least_zero(axis.span - (before + axis.size + after))])
+    x = raw.Pad(input=x, paddings=[[0, 0], *pads, [0, 0]])
+    return without_padding(spec), x
 
 
 def _right_when_empty(spec: ConvSpec, y: tf.Tensor, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:

@@ -55,9 +55,16 @@ def _attributes(spec: ConvSpec) -> dict[str, Any]:
 
 
 class Plain:
-    """DepthwiseConv2dNative and its gradients."""
+    """DepthwiseConv2dNative and its gradients.
+
+    In a graph, an explicit padding is applied before the kernel: with oneDNN, Grappler fuses the op with a bias and an
+    activation behind it, forgets its explicit padding on the way, and aborts the process (TensorFlow 2.21).
+    """
 
     def output(self, spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
+        pads = explicit_pads(spec)
+        if any(sum(pads, ())) and not tf.executing_eagerly():
+            x, spec = raw.Pad(input=x, paddings=[(0, 0), *pads, (0, 0)]), without_padding(spec)
         return raw.DepthwiseConv2dNative(input=x, filter=w, **_attributes(spec))
 
     def input_grad(self, spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor:
@@ -80,19 +87,19 @@ class Grouped:
 
     def input_grad(self, spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor:
         w = tf.reshape(w, self._filter_sizes(tf.shape(w)))
-        (top, bottom), (left, right) = self._explicit_pads(spec)
+        (top, bottom), (left, right) = explicit_pads(spec)
         padded = [sizes[0], top + sizes[1] + bottom, left + sizes[2] + right, sizes[3]]
         dx = raw.Conv2DBackpropInput(
-            input_sizes=tf.stack(padded), filter=w, out_backprop=dy, **_attributes(self._unpadded(spec))
+            input_sizes=tf.stack(padded), filter=w, out_backprop=dy, **_attributes(without_padding(spec))
         )
         return cut(dx, [0, top, left, 0], [sizes[0], top + sizes[1], left + sizes[2], sizes[3]])
 
     def filter_grad(self, spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor:
-        pads = self._explicit_pads(spec)
+        pads = explicit_pads(spec)
         if any(sum(pads, ())):
             x = raw.Pad(input=x, paddings=[(0, 0), *pads, (0, 0)])
         dw = raw.Conv2DBackpropFilter(
-            input=x, filter_sizes=self._filter_sizes(sizes), out_backprop=dy, **_attributes(self._unpadded(spec))
+            input=x, filter_sizes=self._filter_sizes(sizes), out_backprop=dy, **_attributes(without_padding(spec))
         )
         return tf.reshape(dw, sizes)
 
@@ -100,16 +107,18 @@ class Grouped:
     def _filter_sizes(sizes: tf.Tensor) -> tf.Tensor:
         return tf.stack([sizes[0], sizes[1], 1, sizes[2] * sizes[3]])
 
-    @staticmethod
-    def _explicit_pads(spec: ConvSpec) -> tuple[tuple[int, int], tuple[int, int]]:
-        rows, cols = spec.rows.padding, spec.cols.padding
-        return ((0, 0), (0, 0)) if isinstance(rows, str) or isinstance(cols, str) else (rows, cols)
 
-    @staticmethod
-    def _unpadded(spec: ConvSpec) -> ConvSpec:
-        if isinstance(spec.rows.padding, str):
-            return spec
-        return replace(spec, rows=replace(spec.rows, padding="VALID"), cols=replace(spec.cols, padding="VALID"))
+def explicit_pads(spec: ConvSpec) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The explicit padding of rows and columns; none for SAME and VALID."""
+    rows, cols = spec.rows.padding, spec.cols.padding
+    return ((0, 0), (0, 0)) if isinstance(rows, str) or isinstance(cols, str) else (rows, cols)
+
+
+def without_padding(spec: ConvSpec) -> ConvSpec:
+    """The same convolution on an input to which an explicit padding has been applied."""
+    if isinstance(spec.rows.padding, str):
+        return spec
+    return replace(spec, rows=replace(spec.rows, padding="VALID"), cols=replace(spec.cols, padding="VALID"))
 
 
 def cut(tensor: tf.Tensor, begin: list[Any], end: list[Any], strides: list[int] | None = None) -> tf.Tensor:
