@@ -62,11 +62,14 @@ def depthwise_conv2d(
       rounded once; integers are exact where the result fits the dtype, and are taken modulo 2**bits where not.
 
     Differentiable to any order in input and filter, in reverse and forward mode, in eager code, in functions with or
-    without XLA, and vectorized (`tf.vectorized_map`); integers have no gradients. The same call gives the same bits.
+    without XLA, and vectorized by `tf.vectorized_map`; integers have no gradients. The same call gives the same bits.
+    (Not so "portable", which is neither vectorized nor has forward mode in a graph: tangents are zero there; nor is
+    "native" vectorized under XLA.)
 
-    NaN and infinity in the input or in the incoming gradient reach exactly the results whose sums they are in. What a
-    filter value that is not finite meets over padding depends on the lowering: nothing in "taps" where the image's size
-    is known while tracing; "native", and "taps" otherwise, may multiply it with the padding's zeros, which gives NaN.
+    NaN and infinity in the input or in the incoming gradient reach exactly the results whose sums they are in (but for
+    "native" asked for by name under XLA in float64, which spreads them among channels). What a filter value that is not
+    finite meets over padding is not specified: a lowering may leave the term out ("taps" does for filters of up to 3x3)
+    or multiply it with a zero, which gives NaN.
 
     Raises:
       TypeError: an argument is of a wrong type, or input and filter of a wrong dtype or of two.

@@ -86,7 +86,7 @@ class Trilinear:
 
             if self.spec.is_empty:
                 return tf.zeros(sizes, dy.dtype), grad
-            return self.plan.input_grad.input_grad(self.spec, *_unwatched(w, dy), sizes), grad
+            return self.plan.input_grad.input_grad(self.spec, w, dy, sizes), grad
 
         return _recorded(depthwise_conv2d_input_grad, w, dy)
 
@@ -102,7 +102,7 @@ class Trilinear:
 
             if self.spec.is_empty:
                 return tf.zeros(sizes, dy.dtype), grad
-            return self.plan.filter_grad.filter_grad(self.spec, *_unwatched(x, dy), sizes), grad
+            return self.plan.filter_grad.filter_grad(self.spec, x, dy, sizes), grad
 
         return _recorded(depthwise_conv2d_filter_grad, x, dy)
 
@@ -115,12 +115,6 @@ class Trilinear:
 
     def _conj(self, tensor: tf.Tensor) -> tf.Tensor:
         return tf.math.conj(tensor) if self.spec.dtype in COMPLEX else tensor
-
-
-def _unwatched(a: tf.Tensor, b: tf.Tensor) -> Pair:
-    """The tensors, out of every tape's sight: under a tape TensorFlow would build the gradients of a lowering's own
-    branches and loops too, which nothing asks for, and some of which do not exist."""
-    return tf.stop_gradient(a), tf.stop_gradient(b)
 
 
 def _recorded(function: Callable[[tf.Tensor, tf.Tensor], Differentiated], a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:

@@ -1,11 +1,12 @@
 """The op as two lowerings at once, one of which is chosen where it runs: for models saved now and compiled later.
 
 `tf.raw_ops.DeviceIndex` gives the index of the device's type among the names it is given, and their number under XLA.
-Outside XLA, Grappler makes it a constant; under XLA it is one by definition: either way the other branches disappear,
-and what is left is the one lowering. The choice is part of the graph, so it survives saving, in models that are loaded
-without this package too.
+Under XLA it is a constant, and the other branches disappear from what is compiled. Outside XLA it is a branch at run
+time, of which one side runs. The choice is part of the graph, so it survives saving, in models that are loaded without
+this package too.
 
-Its price: outside XLA the branch hides the convolution from Grappler's fusion with bias and activation.
+Its price: outside XLA the branch hides the convolution from Grappler's fusion with bias and activation. Five layers of
+convolution, bias and activation on (8,56,56,64) took 3.4 ms with `native` and 15 to 19 ms with `portable`.
 """
 
 from __future__ import annotations
@@ -35,14 +36,15 @@ class Portable:
         return None
 
     def output(self, spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) -> tf.Tensor:
-        # Out of every tape's sight, or TensorFlow would build the branches' own gradients, which nothing asks for.
-        input, filter = tf.stop_gradient(input), tf.stop_gradient(filter)
+        input, filter = _unwatched(input, filter)
         return self._where_it_runs(lambda lowering: lowering.output(spec, input, filter))
 
     def input_grad(self, spec: ConvSpec, filter: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+        filter, dy = _unwatched(filter, dy)
         return self._where_it_runs(lambda lowering: lowering.input_grad(spec, filter, dy, sizes))
 
     def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+        input, dy = _unwatched(input, dy)
         return self._where_it_runs(lambda lowering: lowering.filter_grad(spec, input, dy, sizes))
 
     def _where_it_runs(self, compute: Callable[[Lowering], tf.Tensor]) -> tf.Tensor:
@@ -55,3 +57,12 @@ class Portable:
         index = tf.raw_ops.DeviceIndex(device_names=list(DEVICES))
         # The last branch stands for devices of other names; and it is the one that LiteRT converts.
         return tf.switch_case(index, [*[outside_xla] * len(DEVICES), under_xla, outside_xla])
+
+
+def _unwatched(a: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The tensors, out of every tape's sight, or TensorFlow would build the branches' gradients, which do not compile.
+
+    The gradient is the trilinear form's, at any order. But forward mode in a graph looks through the op, and finds no
+    tangent here: it is not supported with this lowering.
+    """
+    return tf.stop_gradient(a), tf.stop_gradient(b)

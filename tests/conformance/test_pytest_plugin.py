@@ -5,7 +5,7 @@ import sys
 import tempfile
 import unittest
 
-_PYTEST = [sys.executable, "-m", "pytest", "-p", "depthwise.conformance.pytest_plugin", "-p", "no:cacheprovider"]
+_PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
 _PLAIN, _BOTH = "in=1x4x5x2 filter=3x2x2", "in=1x9x9x2 filter=3x3x1 strides=2x2 dilations=2x2"
 
 

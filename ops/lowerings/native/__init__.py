@@ -85,9 +85,13 @@ class Native:
             x, g = _enter(spec, input), _enter(spec, dy)
             dw = _kernel(spec, "filter_grad").filter_grad(_inner(spec), x, g, sizes)
             # What is not finite in x or dy shows in dw: it is a term of some tap's sum. dw is small, so asking is free.
-            finite = tf.reduce_all(tf.math.is_finite(dw))
-            dw = tf.cond(finite, lambda: dw, lambda: exact.filter_grad(_inner(spec), x, g, sizes))
-            return tf.cast(dw, spec.dtype)
+            finite = tf.math.is_finite(dw)
+            # Out of every tape's sight, or TensorFlow would build gradients of the branches; some do not exist.
+            given, x, g = tf.stop_gradient(dw), tf.stop_gradient(x), tf.stop_gradient(g)
+            exactly = tf.cond(
+                tf.reduce_all(finite), lambda: given, lambda: exact.filter_grad(_inner(spec), x, g, sizes)
+            )
+            return tf.cast(tf.where(finite, dw, exactly), spec.dtype)
 
         return _unless_empty(spec, kernel, sizes, dy, input)
 
@@ -171,4 +175,5 @@ def _right_when_empty(spec: ConvSpec, y: tf.Tensor, x: tf.Tensor, w: tf.Tensor) 
     batch, channels = tf.shape(x)[0], tf.shape(w)[2] * tf.shape(w)[3]
     y = cut(y, [0, 0, 0, 0], [batch, rows.output, cols.output, tf.shape(y)[3]])
     y = tf.reshape(y, tf.stack([batch, rows.output, cols.output, channels]))
-    return tf.ensure_shape(y, _inner(spec).output_shape)
+    y.set_shape(_inner(spec).output_shape)
+    return y

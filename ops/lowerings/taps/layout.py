@@ -82,3 +82,9 @@ def total(terms: list[tf.Tensor]) -> tf.Tensor:
 def step_range(begin: int, count: int, step: int) -> tuple[int, int, int]:
     """The slice of `count` samples from `begin`, `step` apart."""
     return begin, begin + step * (count - 1) + 1, step
+
+
+def shaped(tensor: tf.Tensor, shape: tuple[int | None, ...]) -> tf.Tensor:
+    """The tensor, its static shape told what is known. (Forward mode in a graph fails on `ensure_shape`.)"""
+    tensor.set_shape(shape)
+    return tensor

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 from depthwise.ops.geometry import Axis
-from depthwise.ops.lowerings.taps.layout import Layout, total
+from depthwise.ops.lowerings.taps.layout import Layout, shaped, total
 from depthwise.ops.spec import ConvSpec, nhwc
 
 raw = tf.raw_ops
@@ -46,7 +46,7 @@ def output(spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
     layout = Layout(spec, tf.shape(w))
     rows, cols = spec.axes(nhwc(tf.shape(x), spec.data_format), ())
     padded = layout.pad(layout.repeat(x), rows.pads, cols.pads)
-    return tf.ensure_shape(_stencil(layout, padded, w, *map(_forward, (rows, cols))), spec.output_shape)
+    return shaped(_stencil(layout, padded, w, *map(_forward, (rows, cols))), spec.output_shape)
 
 
 def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
@@ -60,7 +60,7 @@ def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) ->
     axes = spec.axes(nhwc(sizes, spec.data_format), ())
     walks = [_Walk(a.pads[0] + a.rate * (a.taps - 1), -a.rate, a.size, 1) for a in axes]
     dx = _stencil(layout, _spread(layout, dy, *axes), w, *walks)
-    return tf.ensure_shape(layout.sum_repeated(dx), spec.input_shape)
+    return shaped(layout.sum_repeated(dx), spec.input_shape)
 
 
 def filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
@@ -87,7 +87,7 @@ def filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -
         dw = tf.map_fn(tap_row, tf.range(rows.taps), fn_output_signature=dy.dtype)
     else:
         dw = tf.stack([tap_row(i) for i in range(rows.taps)])
-    return tf.ensure_shape(tf.reshape(dw, sizes), spec.filter_shape)
+    return shaped(tf.reshape(dw, sizes), spec.filter_shape)
 
 
 def _forward(axis: Axis) -> _Walk:

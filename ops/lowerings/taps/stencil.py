@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 from depthwise.ops.geometry import Run, input_runs, merged, output_runs
-from depthwise.ops.lowerings.taps.layout import Layout, step_range, total
+from depthwise.ops.lowerings.taps.layout import Layout, shaped, step_range, total
 from depthwise.ops.spec import ConvSpec
 
 raw = tf.raw_ops
@@ -25,7 +25,7 @@ def output(spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
     layout = Layout(spec, tf.shape(w))
     x, weights = layout.repeat(x), layout.weights(w)
     runs, sizes = (output_runs(spec.rows), output_runs(spec.cols)), (spec.rows.size, spec.cols.size)
-    return tf.ensure_shape(_assemble(layout, x, weights, *runs, sizes), spec.output_shape)
+    return shaped(_assemble(layout, x, weights, *runs, sizes), spec.output_shape)
 
 
 def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
@@ -41,7 +41,7 @@ def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) ->
                 (spec.rows.output, spec.cols.output),
             )
             phases.append(layout.sum_repeated(_assemble(layout, dy, weights, *runs, sizes)))
-    return tf.ensure_shape(_interleave(layout, phases), spec.input_shape)
+    return shaped(_interleave(layout, phases), spec.input_shape)
 
 
 def _assemble(
