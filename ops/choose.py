@@ -53,6 +53,12 @@ TABLE: tuple[Row, ...] = (
         "traced outside XLA, where TensorFlow's own kernels make one pass and taps would make one pass per tap",
         "native 1.2 ms, taps 30 times that: (8,112,112,32), 3x3, float32, 2 CPU cores",
     ),
+    Row(
+        "taps",
+        lambda spec, compiled: True,
+        "what TensorFlow's kernels cannot do is written out, at one pass per tap outside XLA",
+        "none: nothing else does these cases",
+    ),
 )
 
 
@@ -126,7 +132,7 @@ def _choice(spec: ConvSpec, lowering: str, compiled: bool, contraction: Contract
             if refusal is None:
                 return Choice(contraction, row.lowering, "; ".join([row.reason, *refusals]))
             refusals.append(f"{row.lowering} refused: {refusal}")
-    raise AssertionError(f"no row of the table takes {spec}")  # the last row has no condition
+    raise AssertionError(f"no row of the table takes {spec}")
 
 
 __all__ = ["TABLE", "Choice", "Explanation", "Lowering", "being_compiled", "check_lowering", "explanation", "plan"]
