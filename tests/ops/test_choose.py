@@ -113,3 +113,13 @@ class AgreementTest(unittest.TestCase):
         else:
             self.assertEqual(len(kernels), 3)
             self.assertEqual("DeviceIndex" in nodes, told == {"portable"})
+
+
+class RefusedTest(unittest.TestCase):
+    def test_auto_takes_what_native_refuses(self):
+        # 17 * 19 phases in float64, which has no grouped kernel: more than native writes out.
+        x, w = tf.zeros([1, 40, 40, 2], tf.float64), tf.zeros([2, 2, 2, 1], tf.float64)
+        arguments = dict(strides=[1] * 4, padding="SAME", dilations=[17, 19])
+        with self.assertRaises(NotImplementedError):
+            explain(x, w, **arguments, lowering="native")
+        self.assertEqual(explain(x, w, **arguments).output.lowering, "taps")
