@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 from depthwise.ops.lowerings.base import Lowering
@@ -70,7 +70,7 @@ class Trilinear:
 
             if self.spec.is_empty:
                 return tf.zeros(self._output_sizes(x, w), x.dtype), grad
-            return self.plan.output.output(self.spec, x, w), grad
+            return self._accumulated(self.plan.output.output, x, w), grad
 
         return _recorded(depthwise_conv2d, x, w)
 
@@ -86,7 +86,7 @@ class Trilinear:
 
             if self.spec.is_empty:
                 return tf.zeros(sizes, dy.dtype), grad
-            return self.plan.input_grad.input_grad(self.spec, w, dy, sizes), grad
+            return self._accumulated(self.plan.input_grad.input_grad, w, dy, sizes), grad
 
         return _recorded(depthwise_conv2d_input_grad, w, dy)
 
@@ -102,7 +102,7 @@ class Trilinear:
 
             if self.spec.is_empty:
                 return tf.zeros(sizes, dy.dtype), grad
-            return self.plan.filter_grad.filter_grad(self.spec, x, dy, sizes), grad
+            return self._accumulated(self.plan.filter_grad.filter_grad, x, dy, sizes), grad
 
         return _recorded(depthwise_conv2d_filter_grad, x, dy)
 
@@ -112,6 +112,13 @@ class Trilinear:
         sizes, taps = nhwc(tf.unstack(tf.shape(x)), self.spec.data_format), tf.unstack(tf.shape(w))
         rows, cols = self.spec.axes(sizes, taps)
         return tf.stack(self.spec.layout(sizes[0], rows.output, cols.output, taps[2] * taps[3]))
+
+    def _accumulated(self, contraction: Callable[..., tf.Tensor], a: tf.Tensor, b: tf.Tensor, *sizes: Any) -> tf.Tensor:
+        """A contraction of two operands, its sums formed in the spec's accumulation dtype and rounded once."""
+        inner = self.spec.accumulated
+        if inner is self.spec:
+            return contraction(inner, a, b, *sizes)
+        return tf.cast(contraction(inner, tf.cast(a, inner.dtype), tf.cast(b, inner.dtype), *sizes), self.spec.dtype)
 
     def _conj(self, tensor: tf.Tensor) -> tf.Tensor:
         return tf.math.conj(tensor) if self.spec.dtype in COMPLEX else tensor

@@ -20,7 +20,8 @@ from depthwise.ops.geometry import Axis, Padding
 
 Dim: TypeAlias = "int | None"
 
-FLOATS = ("float16", "bfloat16", "float32", "float64")
+HALVES = ("float16", "bfloat16")
+FLOATS = (*HALVES, "float32", "float64")
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8")
 COMPLEX = ("complex64", "complex128")
 INT32_MAX = 2**31 - 1
@@ -76,6 +77,15 @@ class ConvSpec:
         rows, cols = (axis.output if axis.known else None for axis in (self.rows, self.cols))
         channels = None if self.channels is None or self.multiplier is None else self.channels * self.multiplier
         return self.layout(self.batch, rows, cols, channels)
+
+    @cached_property
+    def accumulated(self) -> ConvSpec:
+        """The same convolution in the dtype that its sums are formed in.
+
+        Half types accumulate in float32, so that a result is rounded once, at the end. Integers need no wider type:
+        their sums are exact modulo 2**bits, so a result that fits is right whatever wrapped on the way.
+        """
+        return replace(self, dtype="float32") if self.dtype in HALVES else self
 
     @cached_property
     def may_be_empty(self) -> bool:

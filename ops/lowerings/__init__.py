@@ -5,7 +5,8 @@ from depthwise.ops.lowerings.native import Native
 from depthwise.ops.lowerings.portable import Portable
 from depthwise.ops.lowerings.taps import Taps
 
-_native, _taps = Native(), Taps()
+_taps = Taps()
+_native = Native(exactly=_taps)
 
 LOWERINGS: dict[str, Lowering] = {
     lowering.name: lowering for lowering in (_native, _taps, Portable(outside_xla=_native, under_xla=_taps))

@@ -14,7 +14,8 @@ CONTRACTIONS: tuple[Contraction, ...] = ("output", "input_grad", "filter_grad")
 class Lowering(Protocol):
     """A way to compute the op and its two gradients.
 
-    All three take and return tensors in the spec's data format and dtype. Shapes that the spec does not know are
+    All three take and return tensors in the spec's data format and dtype, which is never a half type: what a result is
+    accumulated in is decided once, before (`ConvSpec.accumulated`). Shapes that the spec does not know are
     passed as int32 tensors (`sizes`); where the spec knows them, `sizes` may be ignored.
     """
 

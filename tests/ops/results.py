@@ -8,7 +8,8 @@ from depthwise.conformance.data import Problem
 from depthwise.ops import depthwise_conv2d
 
 MODES = ("eager", "graph", "unknown", "xla", "unknown_xla")
-"""unknown: batch, height and width are None while the function is traced."""
+"""unknown: batch, height and width are None while the function is traced. (Two more, for a test of their own:
+unknown_filter and unknown_filter_xla, where the filter's height and width are None too.)"""
 FIRST = ("value", "input_gradient", "filter_gradient")
 
 
@@ -19,7 +20,10 @@ def in_mode(function, mode, case, *shapes):
     signature = None
     if mode.startswith("unknown"):
         keep = 3 if case.format == "NHWC" else 1
-        unknown = [s if s == case.filter_shape else [d if i == keep else None for i, d in enumerate(s)] for s in shapes]
+        of_filter = (None, None, *case.filter_shape[2:]) if "filter" in mode else case.filter_shape
+        unknown = [
+            of_filter if s == case.filter_shape else [d if i == keep else None for i, d in enumerate(s)] for s in shapes
+        ]
         signature = [tf.TensorSpec(shape, case.dtype) for shape in unknown]
     return tf.function(function, autograph=False, input_signature=signature, jit_compile=mode.endswith("xla"))
 

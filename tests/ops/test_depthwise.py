@@ -49,6 +49,10 @@ class ValueTest(unittest.TestCase):
     def test_values_and_gradients(self, notation, lowering, mode):
         check(self, notation, lowering, mode)
 
+    @parameterized.expand(itertools.product(GEOMETRIES[1:5:2], ELEMENTARY, ("unknown_filter", "unknown_filter_xla")))
+    def test_a_filter_of_unknown_size(self, notation, lowering, mode):
+        check(self, notation, lowering, mode)
+
     @parameterized.expand(itertools.product(EMPTY, ELEMENTARY, ("eager", "graph", "unknown", "xla")))
     def test_empty(self, notation, lowering, mode):
         check(self, notation, lowering, mode)

@@ -10,7 +10,7 @@ Three kernels of `tf.raw_ops` compute depthwise convolutions, and none takes eve
                 other two cannot do, on any build.
 
 All of them run on NHWC (an NCHW tensor is transposed around the kernel: TensorFlow's CPU kernels refuse NCHW or
-reorder it at greater cost) and in float32 or float64: half types are widened first and rounded once, at the end.
+reorder it at greater cost).
 
 What is not finite in input or output gradient reaches the results whose sums it is in, and no others. A filter value
 that is not finite may meet the padding's zeros too and make NaN there: which it does depends on the build.
@@ -25,8 +25,7 @@ from typing import Any
 
 import tensorflow as tf
 from depthwise.ops.geometry import at_least_zero, common_phases
-from depthwise.ops.lowerings.base import Contraction
-from depthwise.ops.lowerings.native import exact
+from depthwise.ops.lowerings.base import Contraction, Lowering
 from depthwise.ops.lowerings.native.kernels import (
     Grouped,
     Kernel,
@@ -51,6 +50,11 @@ class Native:
 
     name = "native"
 
+    def __init__(self, exactly: Lowering) -> None:
+        """`exactly`: the lowering for filter gradients where something is not finite. TensorFlow's kernels multiply the
+        padding's zeros with the output gradient, and 0 * NaN is NaN: it would reach taps that it has no part in."""
+        self.exactly = exactly
+
     def refuses(self, spec: ConvSpec, contraction: Contraction) -> str | None:
         if spec.dtype not in FLOATS:
             return f"TensorFlow's convolution kernels take {', '.join(FLOATS)}, not {spec.dtype}"
@@ -67,16 +71,16 @@ class Native:
         return None
 
     def output(self, spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) -> tf.Tensor:
-        x, w = _enter(spec, input), _widen(spec, filter)
-        y = _kernel(spec, "output").output(*_with_room_for_a_window(_inner(spec), x, w), w)
+        x = _enter(spec, input)
+        y = _kernel(spec, "output").output(*_with_room_for_a_window(_inner(spec), x, filter), filter)
         if spec.may_be_empty:
-            y = _right_when_empty(spec, y, x, w)
+            y = _right_when_empty(spec, y, x, filter)
         return _leave(spec, y)
 
     def input_grad(self, spec: ConvSpec, filter: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
         def kernel() -> tf.Tensor:
-            w, g = _widen(spec, filter), _enter(spec, dy)
-            return _leave(spec, _kernel(spec, "input_grad").input_grad(_inner(spec), w, g, _nhwc_sizes(spec, sizes)))
+            g, nhwc_sizes = _enter(spec, dy), _nhwc_sizes(spec, sizes)
+            return _leave(spec, _kernel(spec, "input_grad").input_grad(_inner(spec), filter, g, nhwc_sizes))
 
         return _unless_empty(spec, kernel, sizes, dy, filter)
 
@@ -89,9 +93,11 @@ class Native:
             # Out of every tape's sight, or TensorFlow would build gradients of the branches; some do not exist.
             given, x, g = tf.stop_gradient(dw), tf.stop_gradient(x), tf.stop_gradient(g)
             exactly = tf.cond(
-                tf.reduce_all(finite), lambda: given, lambda: exact.filter_grad(_inner(spec), x, g, sizes)
+                tf.reduce_all(finite),
+                lambda: given,
+                lambda: self.exactly.filter_grad(_of_any_filter(_inner(spec)), x, g, sizes),
             )
-            return tf.cast(tf.where(finite, dw, exactly), spec.dtype)
+            return tf.where(finite, dw, exactly)
 
         return _unless_empty(spec, kernel, sizes, dy, input)
 
@@ -104,27 +110,25 @@ def _kernel(spec: ConvSpec, contraction: Contraction) -> Kernel:
     return Grouped() if onednn else Phased()
 
 
-# Entering and leaving the kernels' world: NHWC, float32 or float64.
+# Entering and leaving the kernels' world: NHWC.
 
 
 @lru_cache(maxsize=4096)
 def _inner(spec: ConvSpec) -> ConvSpec:
-    return replace(spec, data_format="NHWC", dtype="float64" if spec.dtype == "float64" else "float32")
+    return replace(spec, data_format="NHWC")
 
 
-def _widen(spec: ConvSpec, tensor: tf.Tensor) -> tf.Tensor:
-    return tf.cast(tensor, tf.float32) if spec.dtype in ("float16", "bfloat16") else tensor
+@lru_cache(maxsize=4096)
+def _of_any_filter(spec: ConvSpec) -> ConvSpec:
+    """The filter's height and width forgotten: its taps are then walked in a loop, not written out in every graph."""
+    return replace(spec, rows=replace(spec.rows, taps=None), cols=replace(spec.cols, taps=None))
 
 
 def _enter(spec: ConvSpec, tensor: tf.Tensor) -> tf.Tensor:
-    tensor = _widen(spec, tensor)
     return raw.Transpose(x=tensor, perm=[0, 2, 3, 1]) if spec.data_format == "NCHW" else tensor
 
 
 def _leave(spec: ConvSpec, tensor: tf.Tensor) -> tf.Tensor:
-    if spec.dtype in ("float16", "bfloat16"):
-        # Cast first: the transposition then moves half the bytes.
-        tensor = tf.cast(tensor, spec.dtype)
     return raw.Transpose(x=tensor, perm=[0, 3, 1, 2]) if spec.data_format == "NCHW" else tensor
 
 

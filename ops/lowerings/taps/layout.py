@@ -24,6 +24,8 @@ class Layout:
         self.multiplier = filter_sizes[3] if spec.multiplier is None else spec.multiplier
         self.row, self.col = (1, 2) if spec.data_format == "NHWC" else (2, 3)
         self.channel = 3 if spec.data_format == "NHWC" else 1
+        self.weight_shape = [-1] if spec.data_format == "NHWC" else [-1, 1, 1]
+        """Shape in which the taps at one place, one per image channel, broadcast against an image."""
 
     def repeat(self, x: tf.Tensor) -> tf.Tensor:
         """The input, each channel as often as it has outputs."""
@@ -46,7 +48,7 @@ class Layout:
     def weights(self, w: tf.Tensor) -> list[list[tf.Tensor]]:
         """The filter as rows of taps, each of a shape that broadcasts against an image."""
         rows, cols = self.spec.rows.taps, self.spec.cols.taps
-        w = tf.reshape(w, [rows, cols, -1] if self.spec.data_format == "NHWC" else [rows, cols, -1, 1, 1])
+        w = tf.reshape(w, [rows, cols, *self.weight_shape])
         return [raw.Unpack(value=row, num=cols, axis=0) for row in raw.Unpack(value=w, num=rows, axis=0)]
 
     def cut(self, image: tf.Tensor, rows: tuple[Any, Any, int], cols: tuple[Any, Any, int]) -> tf.Tensor:

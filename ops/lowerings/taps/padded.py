@@ -1,14 +1,15 @@
-"""The three contractions on a padded image, for unknown heights and widths and for large filters.
+"""The three contractions on a padded image, for sizes that are unknown and for large filters.
 
 Which taps meet padding cannot be known at trace time without sizes, so padding is materialised: one more pass over the
 image. (Under XLA the sizes are constants by the time the code is compiled.) With a large filter that pass is lost
 among its taps, and what matters is that they are not all written out: a 31x31 filter is 961 multiply-adds, which XLA
 compiles for a minute into one loop body that runs out of registers. Past `UNROLLED_TAPS` the tap rows become a loop
-whose body is one row of taps.
+whose body is one row of taps. A filter of unknown size is a loop too, of one tap at a time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -28,6 +29,10 @@ def is_large(spec: ConvSpec) -> bool:
     return bool(spec.rows.taps * spec.cols.taps > UNROLLED_TAPS)
 
 
+def _is_sized(spec: ConvSpec) -> bool:
+    return spec.rows.taps is not None and spec.cols.taps is not None
+
+
 class _Walk(NamedTuple):
     """Where the taps of an axis stand on a padded image: tap t meets `reach` samples from origin + advance*t."""
 
@@ -36,18 +41,13 @@ class _Walk(NamedTuple):
     reach: Any
     step: int
 
-    def under(self, tap: Any) -> tuple[Any, Any, int]:
-        """The slice that this tap meets."""
-        begin = self.origin + self.advance * tap
-        return begin, begin + self.reach, self.step
-
 
 def output(spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
     """The convolution, as a stencil on the padded input."""
     layout = Layout(spec, tf.shape(w))
-    rows, cols = spec.axes(nhwc(tf.shape(x), spec.data_format), ())
+    axes = rows, cols = spec.axes(nhwc(tf.shape(x), spec.data_format), tf.shape(w))
     padded = layout.pad(layout.repeat(x), rows.pads, cols.pads)
-    return shaped(_stencil(layout, padded, w, *map(_forward, (rows, cols))), spec.output_shape)
+    return shaped(_stencil(layout, padded, w, axes, *map(_forward, axes)), spec.output_shape)
 
 
 def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
@@ -58,33 +58,39 @@ def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) ->
     p + before + rate*(taps - 1 - t).
     """
     layout = Layout(spec, tf.shape(w))
-    axes = spec.axes(nhwc(sizes, spec.data_format), ())
+    axes = spec.axes(nhwc(sizes, spec.data_format), tf.shape(w))
     walks = [_Walk(a.pads[0] + a.rate * (a.taps - 1), -a.rate, a.size, 1) for a in axes]
-    dx = _stencil(layout, _spread(layout, dy, *axes), w, *walks)
+    dx = _stencil(layout, _spread(layout, dy, *axes), w, axes, *walks)
     return shaped(layout.sum_repeated(dx), spec.input_shape)
 
 
 def filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
     """The filter gradient: for each tap, the correlation of the padded input with the output gradient."""
     layout = Layout(spec, sizes)
-    rows, cols = spec.axes(nhwc(tf.shape(x), spec.data_format), ())
-    x = layout.repeat(x)
-    on_input = tf.cast(layout.pad(tf.ones_like(x, tf.int32), rows.pads, cols.pads), tf.bool)
-    x = layout.pad(x, rows.pads, cols.pads)
-    walk = _forward(cols)
+    rows, cols = spec.axes(nhwc(tf.shape(x), spec.data_format), sizes)
+    on_input = tf.ones(tf.stack(spec.layout(1, rows.size, cols.size, 1)), tf.bool)
+    images = [layout.pad(image, rows.pads, cols.pads) for image in (layout.repeat(x), on_input)]
+
+    def band(i: Any) -> list[tf.Tensor]:
+        return [_under(layout, image, layout.row, _forward(rows), i) for image in images]
+
+    def tap(band: list[tf.Tensor], j: Any) -> tf.Tensor:
+        samples, covered = (_under(layout, image, layout.col, _forward(cols), j) for image in band)
+        # Selected, not multiplied by zero: what is not finite in dy must not reach taps that lie on padding.
+        products = raw.SelectV2(condition=covered, t=raw.Mul(x=samples, y=dy), e=tf.zeros([], dy.dtype))
+        return tf.reduce_sum(products, [0, layout.row, layout.col])
 
     def tap_row(i: Any) -> tf.Tensor:
-        taps = []
-        band, band_on_input = (_band(layout, image, _forward(rows), i) for image in (x, on_input))
-        for j in range(cols.taps):
-            product = raw.Mul(x=_columns(layout, band, walk, j), y=dy)
-            # Selected, not multiplied by zero: what is not finite in dy must not reach taps that lie on padding.
-            covered = _columns(layout, band_on_input, walk, j)
-            product = raw.SelectV2(condition=covered, t=product, e=tf.zeros([], dy.dtype))
-            taps.append(tf.reduce_sum(product, [0, layout.row, layout.col]))
-        return tf.stack(taps)
+        met = band(i)
+        return tf.stack([tap(met, j) for j in range(cols.taps)])
 
-    if is_large(spec):
+    if not _is_sized(spec):
+        dw = tf.map_fn(
+            lambda k: tap(band(k // cols.taps), k % cols.taps),
+            tf.range(rows.taps * cols.taps),
+            fn_output_signature=dy.dtype,
+        )
+    elif is_large(spec):
         dw = tf.map_fn(tap_row, tf.range(rows.taps), fn_output_signature=dy.dtype)
     else:
         dw = tf.stack([tap_row(i) for i in range(rows.taps)])
@@ -95,38 +101,56 @@ def _forward(axis: Axis) -> _Walk:
     return _Walk(0, axis.rate, axis.reach, axis.stride)
 
 
-def _stencil(layout: Layout, image: tf.Tensor, w: tf.Tensor, rows: _Walk, cols: _Walk) -> tf.Tensor:
+def _stencil(
+    layout: Layout, image: tf.Tensor, w: tf.Tensor, axes: tuple[Axis, Axis], rows: _Walk, cols: _Walk
+) -> tf.Tensor:
     """The sum over all taps of tap times the samples it meets."""
 
-    def tap_row(i: Any, weights: list[tf.Tensor]) -> tf.Tensor:
-        band = _band(layout, image, rows, i)
-        return total([raw.Mul(x=_columns(layout, band, cols, j), y=tap) for j, tap in enumerate(weights)])
+    def tap(band: tf.Tensor, j: Any, weight: tf.Tensor) -> tf.Tensor:
+        return raw.Mul(x=_under(layout, band, layout.col, cols, j), y=weight)
 
+    def tap_row(i: Any, weights: list[tf.Tensor]) -> tf.Tensor:
+        band = _under(layout, image, layout.row, rows, i)
+        return total([tap(band, j, weight) for j, weight in enumerate(weights)])
+
+    if not _is_sized(layout.spec):
+        height, width = (axis.taps for axis in axes)
+        each = tf.reshape(w, tf.stack([height * width, *layout.weight_shape]))
+        return _loop(
+            height * width,
+            lambda k: tap(_under(layout, image, layout.row, rows, k // width), k % width, tf.gather(each, k)),
+        )
     weights = layout.weights(w)
     if not is_large(layout.spec):
         return total([tap_row(i, row) for i, row in enumerate(weights)])
     stacked = tf.stack([tf.stack(row) for row in weights])
-
-    def add_row(i: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return i + 1, y + tap_row(i, raw.Unpack(value=tf.gather(stacked, i), num=len(weights[0]), axis=0))
-
-    count = len(weights)
-    start = tf.zeros_like(tap_row(0, weights[0]))
-    return tf.while_loop(lambda i, _: i < count, add_row, (tf.constant(0), start), maximum_iterations=count)[1]
+    return _loop(
+        len(weights), lambda i: tap_row(i, raw.Unpack(value=tf.gather(stacked, i), num=len(weights[0]), axis=0))
+    )
 
 
-def _band(layout: Layout, image: tf.Tensor, walk: _Walk, tap: Any) -> tf.Tensor:
-    """The rows that a tap row meets; the tap row may be a loop's counter."""
-    begin, _, step = walk.under(tap)
-    sizes = tf.unstack(tf.shape(image))
-    sizes[layout.row] = walk.reach
-    band = raw.Slice(input=image, begin=tf.stack(layout.spec.layout(0, begin, 0, 0)), size=tf.stack(sizes))
-    return layout.cut(band, (0, walk.reach, step), (0, sizes[layout.col], 1))
+def _loop(count: Any, term: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+    """The sum of `count` terms, in a loop."""
+    start = tf.zeros_like(term(tf.constant(0)))
+    _, terms = tf.while_loop(
+        lambda i, _: i < count, lambda i, y: (i + 1, y + term(i)), (tf.constant(0), start), maximum_iterations=count
+    )
+    return terms
 
 
-def _columns(layout: Layout, band: tf.Tensor, walk: _Walk, tap: int) -> tf.Tensor:
-    """The columns of a band that a tap column meets."""
-    return layout.cut(band, (0, tf.shape(band)[layout.row], 1), walk.under(tap))
+def _under(layout: Layout, image: tf.Tensor, dimension: int, walk: _Walk, tap: Any) -> tf.Tensor:
+    """The samples along a dimension that a tap meets; the tap may be a loop's counter."""
+    begin, sizes = [0] * 4, tf.unstack(tf.shape(image))
+    # Where there is no output, nothing is met, and the tap may stand beyond the image.
+    begin[dimension] = tf.minimum(walk.origin + walk.advance * tap, sizes[dimension] - walk.reach)
+    sizes[dimension] = walk.reach
+    # Not strided at once: XLA would ask for a constant begin.
+    window = raw.Slice(input=image, begin=tf.stack(begin), size=tf.stack(sizes))
+    if walk.step == 1:
+        return window
+    steps = [1] * 4
+    steps[dimension] = walk.step
+    return raw.StridedSlice(input=window, begin=[0] * 4, end=tf.stack(sizes), strides=steps)
 
 
 def _spread(layout: Layout, dy: tf.Tensor, rows: Axis, cols: Axis) -> tf.Tensor:
