@@ -24,4 +24,8 @@ class SeparableConv2D(keras.layers.SeparableConv2D):  # type: ignore[misc]  # Ke
 
     def call(self, inputs: Any) -> Any:
         outputs = convolve(self, inputs, self.depthwise_kernel, lowering="auto")
-        return finish(self, keras.ops.conv(outputs, self.pointwise_kernel, data_format=self.data_format))
+        if self.data_format == "channels_last":
+            outputs = keras.ops.conv(outputs, self.pointwise_kernel, data_format=self.data_format)
+        else:  # as a product of matrices: some builds of TensorFlow have no NCHW convolution on a CPU
+            outputs = keras.ops.einsum("bchw,cf->bfhw", outputs, self.pointwise_kernel[0, 0])
+        return finish(self, outputs)

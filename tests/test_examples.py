@@ -1,4 +1,4 @@
-"""The examples run as they stand, and fail when something is wrong."""
+"""The examples run as they stand, and fail when something is wrong. Most are slow: CI runs them by name."""
 
 import subprocess
 import sys
@@ -25,6 +25,7 @@ def run(name, *arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=280)
 
 
+@pytest.mark.slow
 class QuickstartTest(unittest.TestCase):
     def test_runs_and_ends_with_conformance(self):
         process = run("quickstart.py", "--max-cases", "10")
@@ -32,7 +33,6 @@ class QuickstartTest(unittest.TestCase):
         self.assertIn("identical predictions", process.stdout)
         self.assertIn("PASS", process.stdout)
 
-    @pytest.mark.slow
     def test_fails_when_conformance_does(self):
         with tempfile.TemporaryDirectory() as folder:
             faulty = Path(folder) / "faulty.py"
@@ -52,19 +52,12 @@ class ExamplesTest(unittest.TestCase):
         [
             ("serve_savedmodel.py", "depthwise imported: False"),
             ("segmentation_head.py", "rows below change what is said of rows above: False"),
-        ]
-    )
-    def test_runs(self, name, promise):
-        self.assert_runs(name, promise)
-
-    @parameterized.expand(
-        [
             ("finetune_mobilenet.py", "17 layers converted"),
             ("check_your_own.py", "PASS"),
         ]
     )
     @pytest.mark.slow
-    def test_slower_ones_run(self, name, promise):
+    def test_runs(self, name, promise):
         self.assert_runs(name, promise)
 
     @parameterized.expand([path.name for path in sorted(EXAMPLES.glob("*.py"))])

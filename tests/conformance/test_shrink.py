@@ -56,7 +56,9 @@ class ScriptTest(unittest.TestCase):
     )
     def test_a_script_says_that_what_is_right_holds(self, text, check):
         case = parse(text)
-        script = repro.script(Result("tf", case, check, "FAIL"), case)
+        # Not the stock op for half types: without oneDNN it accumulates in them, and the script shows that it is wrong.
+        target = "depthwise" if "float16" in text else "tf"
+        script = repro.script(Result(target, case, check, "FAIL"), case)
         try:
             exec(compile(script, "repro.py", "exec"), {})
         except SystemExit as error:

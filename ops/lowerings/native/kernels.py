@@ -122,5 +122,8 @@ def without_padding(spec: ConvSpec) -> ConvSpec:
 
 
 def cut(tensor: tf.Tensor, begin: list[Any], end: list[Any], strides: list[int] | None = None) -> tf.Tensor:
-    """The elements from `begin` to `end` (exclusive), `strides` apart."""
-    return raw.StridedSlice(input=tensor, begin=begin, end=end, strides=strides or [1] * len(begin))
+    """The elements from `begin` to `end` (exclusive; None is the dimension's end), `strides` apart."""
+    open_ended = sum(1 << i for i, stop in enumerate(end) if stop is None)
+    stops = [0 if stop is None else stop for stop in end]
+    strides = strides or [1] * len(begin)
+    return raw.StridedSlice(input=tensor, begin=begin, end=stops, strides=strides, end_mask=open_ended)

@@ -1,4 +1,9 @@
-"""Any convolution on any build: TensorFlow's plain kernel over interleaved subsamples of the input."""
+"""Any convolution on any build: TensorFlow's plain kernel over interleaved subsamples of the input.
+
+The op SpaceToBatchND takes an image apart into combs (every rate-th sample) along the batch, in one pass; strided
+slices would take four times as long. BatchToSpaceND, its transpose, puts one together. Where there is no stride, the
+combs are the phases, and the three ops are the pattern that LiteRT converts to one dilated convolution.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 from depthwise.ops.geometry import Axis, Phases, at_least_zero, ceil_div, common_phases
 from depthwise.ops.lowerings.native.kernels import Plain, cut
-from depthwise.ops.spec import INT32_MAX, ConvSpec
+from depthwise.ops.spec import ConvSpec
 
 raw = tf.raw_ops
 
@@ -29,24 +34,32 @@ class Split:
         return cls(axis, phases.count, outputs, phases.stride_within * (outputs - 1) + axis.taps)
 
     @property
-    def begins(self) -> range:
-        """Where each phase begins, in the padded input."""
-        return range(0, self.axis.stride * self.count, self.axis.stride)
+    def places(self) -> list[tuple[int, int]]:
+        """Of each phase, the comb that it lies in, and the sample of the comb that it begins with."""
+        begins = [self.axis.stride * phase for phase in range(self.count)]
+        return [(begin % self.axis.rate, begin // self.axis.rate) for begin in begins]
 
     @property
-    def extent(self) -> Any:
-        """Input samples from a phase's first to its last."""
-        return self.axis.rate * (self.length - 1) + 1
+    def are_combs(self) -> bool:
+        """Whether the phases are the combs, each whole, in their order."""
+        return self.axis.stride == 1 and self.count == self.axis.rate
+
+    @property
+    def comb(self) -> Any:
+        """The length of a comb: enough for the last phase, and for the whole input."""
+        last = self.places[-1][1] + self.length
+        return last + at_least_zero(ceil_div(self.axis.pads[0] + self.axis.size, self.axis.rate) - last)
 
     @property
     def pads(self) -> tuple[Any, Any]:
-        """Padding under which the last phase is as long as the others; what nothing reads is left as it is."""
+        """Padding under which all combs are of this length."""
         before = self.axis.pads[0]
-        return before, at_least_zero(self.begins[-1] + self.extent - self.axis.size - before)
+        return before, self.axis.rate * self.comb - self.axis.size - before
 
     @property
-    def padded(self) -> Any:
-        return self.axis.size + sum(self.pads)
+    def surplus(self) -> Any:
+        """Outputs of the phases beyond those of the axis."""
+        return self.count * self.outputs - self.axis.output
 
 
 class Phased:
@@ -54,14 +67,13 @@ class Phased:
 
     def output(self, spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
         splits = self._splits(spec, tf.shape(x), tf.shape(w))
-        y = Plain().output(self._within(spec), self._gather(splits, x), w)
-        return self._interleave(splits, y)
+        return self._interleave(splits, Plain().output(self._within(spec), self._gather(splits, x), w))
 
     def input_grad(self, spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor:
         rows, cols = splits = self._splits(spec, sizes, tf.shape(w))
         phase_sizes = tf.stack([rows.count * cols.count * sizes[0], rows.length, cols.length, sizes[3]])
         dx = Plain().input_grad(self._within(spec), w, self._deinterleave(splits, dy), phase_sizes)
-        return self._scatter(splits, dx, sizes)
+        return self._scatter(splits, dx)
 
     def filter_grad(self, spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor:
         splits = self._splits(spec, tf.shape(x), sizes)
@@ -83,55 +95,47 @@ class Phased:
     def _gather(splits: tuple[Split, Split], x: tf.Tensor) -> tf.Tensor:
         """The phases of the input: [phases * batch, length, length, channels]."""
         rows, cols = splits
-        x = raw.Pad(input=x, paddings=[[0, 0], list(rows.pads), list(cols.pads), [0, 0]])
+        rates = [rows.axis.rate, cols.axis.rate]
+        x = raw.SpaceToBatchND(input=x, block_shape=rates, paddings=[list(rows.pads), list(cols.pads)])
+        if rows.are_combs and cols.are_combs:
+            return x
+        combs = tf.split(x, rates[0] * rates[1])
         phases = [
             cut(
-                x,
+                combs[row * cols.axis.rate + col],
                 [0, top, left, 0],
-                [INT32_MAX, top + rows.extent, left + cols.extent, INT32_MAX],
-                [1, rows.axis.rate, cols.axis.rate, 1],
+                [None, top + rows.length, left + cols.length, None],
             )
-            for top in rows.begins
-            for left in cols.begins
+            for row, top in rows.places
+            for col, left in cols.places
         ]
         return tf.concat(phases, 0)
 
     @staticmethod
-    def _scatter(splits: tuple[Split, Split], dx: tf.Tensor, sizes: Any) -> tf.Tensor:
+    def _scatter(splits: tuple[Split, Split], dx: tf.Tensor) -> tf.Tensor:
         """The transpose of `_gather`: every phase's samples added at their places."""
         rows, cols = splits
-        padded = tf.stack([sizes[0], rows.padded, cols.padded, sizes[3]])
-        places = [(top, left) for top in rows.begins for left in cols.begins]
-        placed = [
-            raw.StridedSliceGrad(
-                shape=padded,
-                begin=[0, top, left, 0],
-                end=tf.stack([sizes[0], top + rows.extent, left + cols.extent, sizes[3]]),
-                strides=[1, rows.axis.rate, cols.axis.rate, 1],
-                dy=phase,
-            )
-            for (top, left), phase in zip(places, tf.split(dx, len(places)), strict=True)
-        ]
-        top, left = rows.pads[0], cols.pads[0]
-        return cut(raw.AddN(inputs=placed), [0, top, left, 0], [sizes[0], top + sizes[1], left + sizes[2], sizes[3]])
+        rates = [rows.axis.rate, cols.axis.rate]
+        if not (rows.are_combs and cols.are_combs):
+            phases = iter(tf.split(dx, rows.count * cols.count))
+            combs: list[list[tf.Tensor]] = [[] for _ in range(rates[0] * rates[1])]
+            for row, top in rows.places:
+                for col, left in cols.places:
+                    below, right = rows.comb - top - rows.length, cols.comb - left - cols.length
+                    placed = raw.Pad(input=next(phases), paddings=[[0, 0], [top, below], [left, right], [0, 0]])
+                    combs[row * cols.axis.rate + col].append(placed)
+            nothing = tf.zeros_like(combs[0][0])
+            dx = tf.concat([raw.AddN(inputs=comb or [nothing]) for comb in combs], 0)
+        return raw.BatchToSpaceND(input=dx, block_shape=rates, crops=[list(rows.pads), list(cols.pads)])
 
     @staticmethod
     def _interleave(splits: tuple[Split, Split], y: tf.Tensor) -> tf.Tensor:
         """The phases of the output, put in order."""
-        rows, cols = splits
-        channels = tf.shape(y)[3]
-        y = tf.reshape(y, tf.stack([rows.count, cols.count, -1, rows.outputs, cols.outputs, channels]))
-        y = raw.Transpose(x=y, perm=[2, 3, 0, 4, 1, 5])
-        y = tf.reshape(y, tf.stack([-1, rows.outputs * rows.count, cols.outputs * cols.count, channels]))
-        return cut(y, [0, 0, 0, 0], [INT32_MAX, rows.axis.output, cols.axis.output, INT32_MAX])
+        counts, crops = [split.count for split in splits], [[0, split.surplus] for split in splits]
+        return raw.BatchToSpaceND(input=y, block_shape=counts, crops=crops)
 
     @staticmethod
     def _deinterleave(splits: tuple[Split, Split], dy: tf.Tensor) -> tf.Tensor:
         """The transpose of `_interleave`."""
-        rows, cols = splits
-        missing = [split.outputs * split.count - split.axis.output for split in splits]
-        dy = raw.Pad(input=dy, paddings=[[0, 0], [0, missing[0]], [0, missing[1]], [0, 0]])
-        channels = tf.shape(dy)[3]
-        dy = tf.reshape(dy, tf.stack([-1, rows.outputs, rows.count, cols.outputs, cols.count, channels]))
-        dy = raw.Transpose(x=dy, perm=[2, 4, 0, 1, 3, 5])
-        return tf.reshape(dy, tf.stack([-1, rows.outputs, cols.outputs, channels]))
+        counts, pads = [split.count for split in splits], [[0, split.surplus] for split in splits]
+        return raw.SpaceToBatchND(input=dy, block_shape=counts, paddings=pads)
