@@ -18,8 +18,9 @@ that is not finite may meet the padding's zeros too and make NaN there: which it
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 from typing import Any
 
@@ -53,7 +54,7 @@ class Native:
     def __init__(self, exactly: Lowering) -> None:
         """`exactly`: the lowering for filter gradients where something is not finite. TensorFlow's kernels multiply the
         padding's zeros with the output gradient, and 0 * NaN is NaN: it would reach taps that it has no part in."""
-        self.exactly = exactly
+        self._exact_filter_grad = lru_cache(maxsize=256)(partial(_traced_filter_grad, exactly))
 
     def refuses(self, spec: ConvSpec, contraction: Contraction) -> str | None:
         if spec.dtype not in FLOATS:
@@ -72,7 +73,7 @@ class Native:
 
     def output(self, spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) -> tf.Tensor:
         x = _enter(spec, input)
-        y = _kernel(spec, "output").output(*_with_room_for_a_window(_inner(spec), x, filter), filter)
+        y = _kernel(spec, "output").output(*_with_room_for_an_output(_inner(spec), x, filter))
         if spec.may_be_empty:
             y = _right_when_empty(spec, y, x, filter)
         return _leave(spec, y)
@@ -95,9 +96,11 @@ class Native:
             exactly = tf.cond(
                 tf.reduce_all(finite),
                 lambda: given,
-                lambda: self.exactly.filter_grad(_of_any_filter(_inner(spec)), x, g, sizes),
+                lambda: self._exact_filter_grad(_of_any_size(spec))(x, g, sizes),
             )
-            return tf.where(finite, dw, exactly)
+            dw = tf.where(finite, dw, exactly)
+            dw.set_shape(spec.filter_shape)
+            return dw
 
         return _unless_empty(spec, kernel, sizes, dy, input)
 
@@ -119,9 +122,21 @@ def _inner(spec: ConvSpec) -> ConvSpec:
 
 
 @lru_cache(maxsize=4096)
-def _of_any_filter(spec: ConvSpec) -> ConvSpec:
-    """The filter's height and width forgotten: its taps are then walked in a loop, not written out in every graph."""
-    return replace(spec, rows=replace(spec.rows, taps=None), cols=replace(spec.cols, taps=None))
+def _of_any_size(spec: ConvSpec) -> ConvSpec:
+    """The convolution with every size forgotten."""
+    rows, cols = (replace(axis, size=None, taps=None) for axis in (spec.rows, spec.cols))
+    return replace(_inner(spec), batch=None, channels=None, multiplier=None, rows=rows, cols=cols)
+
+
+def _traced_filter_grad(lowering: Lowering, spec: ConvSpec) -> Callable[..., tf.Tensor]:
+    """A filter gradient as a function that is traced once, for all the graphs that hold it and hardly ever run it."""
+    image = tf.TensorSpec([None] * 4, spec.dtype)
+    filter_grad: Callable[..., tf.Tensor] = tf.function(
+        lambda x, dy, sizes: lowering.filter_grad(spec, x, dy, sizes),
+        input_signature=[image, image, tf.TensorSpec([4], tf.int32)],
+        autograph=False,
+    )
+    return filter_grad
 
 
 def _enter(spec: ConvSpec, tensor: tf.Tensor) -> tf.Tensor:
@@ -153,19 +168,23 @@ def _unless_empty(spec: ConvSpec, kernel: Any, sizes: tf.Tensor, *operands: tf.T
     return tf.cond(tf.reduce_min(tf.stack(elements)) > 0, kernel, zeros)
 
 
-def _with_room_for_a_window(spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tuple[ConvSpec, tf.Tensor]:
-    """Where sizes are unknown, the input padded so far that one window fits, or the kernel would fail.
+def _with_room_for_an_output(spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tuple[ConvSpec, tf.Tensor, tf.Tensor]:
+    """Where sizes are unknown, the operands padded so far that there is an output, or the kernel would fail.
 
     The op `Pad` hands its input on, at no cost, where there turns out to be nothing to pad.
     """
+    if spec.channels is None or spec.multiplier is None:
+        channels, multiples = ([0, at_least_zero(1 - size)] for size in tf.unstack(tf.shape(w)[2:]))
+        x = raw.Pad(input=x, paddings=[[0, 0], [0, 0], [0, 0], channels])
+        w = raw.Pad(input=w, paddings=[[0, 0], [0, 0], channels, multiples])
     if spec.known or spec.rows.padding == "SAME":
-        return spec, x
+        return spec, x, w
     pads = []
     for axis in spec.axes(tf.shape(x), tf.shape(w)):
         before, after = axis.pads
         pads.append([before, after + at_least_zero(axis.span - (before + axis.size + after))])
     x = raw.Pad(input=x, paddings=[[0, 0], *pads, [0, 0]])
-    return without_padding(spec), x
+    return without_padding(spec), x, w
 
 
 def _right_when_empty(spec: ConvSpec, y: tf.Tensor, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
@@ -177,7 +196,7 @@ def _right_when_empty(spec: ConvSpec, y: tf.Tensor, x: tf.Tensor, w: tf.Tensor) 
     if rows.padding == "SAME" and rows.stride == cols.stride == spec.multiplier == 1 and spec.channels:
         return y  # then output and input are of one shape, which is what the kernels return where it is empty
     batch, channels = tf.shape(x)[0], tf.shape(w)[2] * tf.shape(w)[3]
-    y = cut(y, [0, 0, 0, 0], [batch, rows.output, cols.output, tf.shape(y)[3]])
+    y = cut(y, [0, 0, 0, 0], [batch, rows.output, cols.output, channels])
     y = tf.reshape(y, tf.stack([batch, rows.output, cols.output, channels]))
     y.set_shape(_inner(spec).output_shape)
     return y
