@@ -26,6 +26,7 @@ class Layout:
         self.channel = 3 if spec.data_format == "NHWC" else 1
         self.weight_shape = [-1] if spec.data_format == "NHWC" else [-1, 1, 1]
         """Shape in which the taps at one place, one per image channel, broadcast against an image."""
+        self._constants: dict[tuple[int, ...], tf.Tensor] = {}
 
     def repeat(self, x: tf.Tensor) -> tf.Tensor:
         """The input, each channel as often as it has outputs."""
@@ -51,13 +52,21 @@ class Layout:
         w = tf.reshape(w, [rows, cols, *self.weight_shape])
         return [raw.Unpack(value=row, num=cols, axis=0) for row in raw.Unpack(value=w, num=rows, axis=0)]
 
-    def cut(self, image: tf.Tensor, rows: tuple[Any, Any, int], cols: tuple[Any, Any, int]) -> tf.Tensor:
+    def cut(self, image: tf.Tensor, rows: tuple[int, int, int], cols: tuple[int, int, int]) -> tf.Tensor:
         """The samples begin, begin + step, ... (end exclusive) of rows and cols, everything of the other dimensions."""
         begin, end, step = [0] * 4, [0] * 4, [1] * 4
         (begin[self.row], end[self.row], step[self.row]) = rows
         (begin[self.col], end[self.col], step[self.col]) = cols
         whole = 1 | 1 << self.channel
+        begin, end, step = map(self._constant, (begin, end, step))
         return raw.StridedSlice(input=image, begin=begin, end=end, strides=step, begin_mask=whole, end_mask=whole)
+
+    def _constant(self, values: list[int]) -> tf.Tensor:
+        """The same node for the same values: half the nodes of a stencil would be such constants, and half the time
+        to trace it."""
+        if tuple(values) not in self._constants:
+            self._constants[tuple(values)] = tf.constant(values)
+        return self._constants[tuple(values)]
 
     def pad(self, image: tf.Tensor, rows: tuple[Any, Any], cols: tuple[Any, Any]) -> tf.Tensor:
         """The image with (before, after) zeros around its rows and columns."""
