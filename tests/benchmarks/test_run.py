@@ -10,6 +10,7 @@ import unittest
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from benchmarks.case import parse
 from benchmarks.evidence import vector_arithmetic
@@ -99,6 +100,7 @@ class EvidenceTest(unittest.TestCase):
         ir = "%1 = fmul <8 x float> %a, %b\n%2 = fadd reassoc nsz float %c, %d\n%3 = fmul <8 x float> %a, %a"
         self.assertEqual(vector_arithmetic(ir), {"<8 x float>": 2, "float": 1})
 
+    @pytest.mark.slow
     def test_the_command_tells_ours_from_the_stock_op(self):
         ours = command("benchmarks.evidence", "1x12x12x32 k3")
         self.assertIn("opcodes that stop fusion or vectorisation: none", ours.stdout, ours.stderr)

@@ -90,14 +90,17 @@ class Interrupted(keras.callbacks.Callback):
 
 
 class CheckpointTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.uninterrupted = network()
+        cls.uninterrupted.fit(batches(), epochs=4, verbose=0)
+
     def assert_same_state(self, a, b):
         self.assertEqual(int(a.optimizer.iterations), int(b.optimizer.iterations))
         for one, other in zip(a.weights + a.optimizer.variables, b.weights + b.optimizer.variables, strict=True):
             np.testing.assert_array_equal(one, other)
 
     def test_backup_and_restore(self):
-        uninterrupted = network()
-        uninterrupted.fit(batches(), epochs=4, verbose=0)
         with tempfile.TemporaryDirectory() as folder:
             backup = keras.callbacks.BackupAndRestore(folder)
             with self.assertRaises(KeyboardInterrupt):
@@ -106,11 +109,9 @@ class CheckpointTest(unittest.TestCase):
             backup = keras.callbacks.BackupAndRestore(folder)
             history = resumed.fit(batches(), epochs=4, verbose=0, callbacks=[backup])
         self.assertEqual(history.epoch, [2, 3])
-        self.assert_same_state(resumed, uninterrupted)
+        self.assert_same_state(resumed, self.uninterrupted)
 
     def test_tensorflow_checkpoint(self):
-        uninterrupted = network()
-        uninterrupted.fit(batches(), epochs=4, verbose=0)
         with tempfile.TemporaryDirectory() as folder:
             first = network()
             first.fit(batches(), epochs=2, verbose=0)
@@ -120,4 +121,4 @@ class CheckpointTest(unittest.TestCase):
             tf.train.Checkpoint(model=resumed, optimizer=resumed.optimizer).restore(path).assert_consumed()
             self.assert_same_state(resumed, first)
             resumed.fit(batches(), epochs=2, verbose=0)
-        self.assert_same_state(resumed, uninterrupted)
+        self.assert_same_state(resumed, self.uninterrupted)
