@@ -4,7 +4,9 @@ Padding a whole image costs a pass over it: as much as a 3x3 stencil takes altog
 which taps meet the image and which meet padding (`geometry.output_runs`, `input_runs`); within a group every tap is
 one plain slice of the image, which XLA fuses with the others into one vectorised loop, and the groups are
 concatenated. A 3x3 filter with padding makes nine groups. A larger one makes more, of more taps each, and its stencil
-takes several times what the padding does: there the image is padded, and one group remains.
+takes several times what the padding does: there the image is padded, and one group remains. So it is in NCHW, where
+the columns lie side by side in memory: concatenated there, nothing is vectorised (8.2 ms for (8,128,56,56), 3x3;
+padded 3.7).
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ def _assemble(
     Args:
       sizes: height and width of the image.
     """
-    if len(rows) * len(cols) > MAX_REGIONS:
+    regions = len(rows) * len(cols)
+    if regions > MAX_REGIONS or (regions > 1 and layout.spec.data_format == "NCHW"):
         rows, cols = (merged(rows, sizes[0]),), (merged(cols, sizes[1]),)
     blocks = [[_block(layout, image, weights, r, c) for c in cols] for r in rows]
     return _concat([_concat(band, layout.col) for band in blocks], layout.row)
