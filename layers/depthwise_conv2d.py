@@ -80,14 +80,14 @@ class DepthwiseConv2D(keras.layers.DepthwiseConv2D):  # type: ignore[misc]  # Ke
         lowering: str = "auto",
         **kwargs: Any,
     ) -> None:
-        explicit = not isinstance(padding, str)
+        explicit, rates = not isinstance(padding, str), _rates(dilation_rate)
         super().__init__(
             kernel_size=kernel_size,
             strides=strides,
             padding="valid" if explicit else padding,
             depth_multiplier=depth_multiplier,
             data_format=data_format,
-            dilation_rate=dilation_rate,
+            dilation_rate=1 if rates else dilation_rate,  # Keras before 3.13 refuses strides with dilations
             activation=activation,
             use_bias=use_bias,
             depthwise_initializer=depthwise_initializer,
@@ -99,6 +99,8 @@ class DepthwiseConv2D(keras.layers.DepthwiseConv2D):  # type: ignore[misc]  # Ke
             bias_constraint=bias_constraint,
             **kwargs,
         )
+        if rates:
+            self.dilation_rate = rates
         if explicit:
             self.padding: str | Pads = _pads(padding)
         if lowering not in ("auto", *LOWERINGS):
@@ -108,6 +110,10 @@ class DepthwiseConv2D(keras.layers.DepthwiseConv2D):  # type: ignore[misc]  # Ke
                 " 'auto' takes every case."
             )
         self.lowering = lowering
+
+    def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
+        self.compute_output_shape(input_shape)  # which refuses images that leave no output; not every Keras asks
 
     def call(self, inputs: Any) -> Any:
         return finish(self, convolve(self, inputs, self.kernel, self.lowering))
@@ -137,6 +143,14 @@ class DepthwiseConv2D(keras.layers.DepthwiseConv2D):  # type: ignore[misc]  # Ke
             # Left out by default, so that Keras's layer can be made from the config of this one.
             config["lowering"] = self.lowering
         return config
+
+
+def _rates(dilation_rate: Any) -> tuple[int, int] | None:
+    """Valid rates as a pair; None for what Keras shall refuse."""
+    pair = (dilation_rate, dilation_rate) if isinstance(dilation_rate, int) else dilation_rate
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        return None
+    return (pair[0], pair[1]) if all(type(rate) is int and rate > 0 for rate in pair) else None
 
 
 def _pads(padding: Any) -> Pads:

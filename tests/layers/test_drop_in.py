@@ -20,6 +20,8 @@ LAYERS = [
     ("Conv2D", {"filters": 6, "kernel_size": 3, "groups": 3}),
 ]
 
+OLD_KERAS = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 13)  # the last for Python 3.10 is 3.12
+
 CASES = [
     (name, {**needed, **more})
     for (name, needed), more in itertools.product(
@@ -79,8 +81,8 @@ def step(layer, x, cotangent):
 class DropInTest(unittest.TestCase):
     @parameterized.expand(LAYERS)
     def test_signature(self, name, _):
-        theirs = inspect.signature(getattr(keras.layers, name)).parameters
-        mine = dict(inspect.signature(getattr(ours, name)).parameters)
+        theirs = inspect.signature(getattr(keras.layers, name).__init__).parameters
+        mine = dict(inspect.signature(getattr(ours, name).__init__).parameters)
         mine.pop("lowering", None)
         self.assertEqual(list(mine), list(theirs))
         self.assertEqual([p.default for p in mine.values()], [p.default for p in theirs.values()])
@@ -166,6 +168,8 @@ class DropInTest(unittest.TestCase):
         ]
     )
     def test_errors(self, name, arguments, shape):
+        if OLD_KERAS and shape:
+            self.skipTest(f"Keras {keras.__version__} leaves this check to the kernels")
         raised = []
         for module in (keras.layers, ours):
             with self.assertRaises(Exception) as caught:
