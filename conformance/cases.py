@@ -93,9 +93,9 @@ def _second_order(level: str) -> Iterator[Case]:
 def _refusals(level: str) -> Iterator[Case]:
     valid = Case((2, 6, 5, 3), (3, 2, 2))
     modes = ("eager", "graph") if level == "quick" else MODES
-    for (index, name), mode in itertools.product(enumerate(MALFORMED), modes):
-        if level == "quick":
-            yield replace(valid, bad=name, mode=mode, format=FORMATS[index % 2])
+    for name, (index, mode) in itertools.product(MALFORMED, enumerate(modes)):
+        if level == "quick":  # each in both formats: a junk format read as NHWC is refused in NCHW for its channels
+            yield replace(valid, bad=name, mode=mode, format=FORMATS[index])
         else:
             for data_format in FORMATS:
                 yield replace(valid, bad=name, mode=mode, format=data_format)
