@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import tensorflow as tf
 from depthwise.conformance.targets.tensorflow import TensorFlowTarget
 
 
@@ -45,9 +46,12 @@ def call_layer(
     kh, kw, channels, multiplier = filter.shape
     if not channels or not multiplier:
         raise NotImplementedError("a layer has at least one channel and one multiple")
+    if not filter.dtype.is_floating:
+        raise NotImplementedError("a layer has floating weights")
     arguments = _keras_arguments(strides, padding, data_format, dilations)
-    layer = layer_class((kh, kw), depth_multiplier=multiplier, use_bias=False, dtype=filter.dtype.name, **arguments)
-    layer.build((None, None, None, channels) if data_format == "NHWC" else (None, channels, None, None))
+    with tf.init_scope():  # a function that is being traced may not make variables, and needs none of this layer's
+        layer = layer_class((kh, kw), depth_multiplier=multiplier, use_bias=False, dtype=filter.dtype.name, **arguments)
+        layer.build((None, None, None, channels) if data_format == "NHWC" else (None, channels, None, None))
     return layer.stateless_call([filter], [], input)[0]
 
 

@@ -107,6 +107,10 @@ class ValueTest(unittest.TestCase):
         self.assertEqual(documented.shape, (1, 3, 3, 2))
         np.testing.assert_array_equal(documented[0, -1], [[0, 0], [18, 26], [22, 32]])
 
+    @parameterized.expand(itertools.product(("float32", "float64"), ELEMENTARY, ("eager", "xla")))
+    def test_sums_that_are_exact_stay_exact(self, dtype, lowering, mode):
+        check(self, f"in=2x14x11x3 filter=4x5x3 dilations=2x1 dtype={dtype} data=integer seed=437", lowering, mode)
+
     def test_a_planted_fault_is_seen(self):
         def shifted(x, w, *args, **kwargs):
             return depthwise_conv2d(x, tf.roll(w, 1, 0), *args, **kwargs)

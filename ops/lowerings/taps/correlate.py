@@ -152,8 +152,11 @@ def _skew(rows: Axis, columns: tf.Tensor) -> tf.Tensor:
 
 
 def _row_window(rows: int) -> tuple[int, int]:
-    """Rows that a window of stage 2 adds up, and the rows that two such windows hold: one for each of two threads."""
-    window = -(-rows // 2)
+    """Rows that a window of stage 2 adds up, and the rows that all windows hold.
+
+    Two windows at least, one for each of two threads; of a power of two, by which a mean is divided exactly.
+    """
+    window = 1 << ((rows + 1) // 2).bit_length() - 1
     return window, window * -(-rows // window)
 
 
@@ -163,7 +166,7 @@ def _sum_rows(partial: tf.Tensor) -> tf.Tensor:
     window, channels = _row_window(rows)[0], tf.shape(partial)[4]
     if partial.dtype.name in FLOATS and window > 1:
         partial = tf.reshape(partial, tf.stack([-1, rows, taps * columns, channels]))
-        # The mean times the number of rows. The two roundings are fewer than the additions saved: windows halve them.
+        # The mean times the number of rows, a power of two: the sum, without another rounding.
         sizes = [1, window, 1, 1]
         partial = raw.AvgPool(value=partial, ksize=sizes, strides=sizes, padding="VALID") * window
     summed = tf.reduce_sum(partial, [0, 1])
