@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import tensorflow as tf
 from depthwise.conformance.targets.tensorflow import TensorFlowTarget
 
 
@@ -49,10 +48,11 @@ def call_layer(
     if not filter.dtype.is_floating:
         raise NotImplementedError("a layer has floating weights")
     arguments = _keras_arguments(strides, padding, data_format, dilations)
-    with tf.init_scope():  # a function that is being traced may not make variables, and needs none of this layer's
+    # No variable is made: a function that is being traced may not, and the filter stands for the only one.
+    with keras.StatelessScope(initialize_variables=False):
         layer = layer_class((kh, kw), depth_multiplier=multiplier, use_bias=False, dtype=filter.dtype.name, **arguments)
         layer.build((None, None, None, channels) if data_format == "NHWC" else (None, channels, None, None))
-    return layer.stateless_call([filter], [], input)[0]
+        return layer.stateless_call([filter], [], input)[0]
 
 
 def _keras_arguments(strides: Any, padding: Any, data_format: Any, dilations: Any) -> dict[str, Any]:
