@@ -59,6 +59,8 @@ def _keras_arguments(strides: Any, padding: Any, data_format: Any, dilations: An
     if not isinstance(padding, str):
         raise NotImplementedError("Keras has no explicit padding")
     nhwc = data_format == "NHWC"
+    if data_format not in ("NHWC", "NCHW") or len(strides) != 4 or {strides[0], strides[3 if nhwc else 1]} != {1}:
+        raise NotImplementedError("Keras has strides of height and width alone, and two data formats")
     return {
         "strides": tuple(strides[1:3] if nhwc else strides[2:4]),
         "padding": padding.lower(),
