@@ -16,7 +16,7 @@ from depthwise.conformance.case import parse
 from depthwise.conformance.data import Problem
 from depthwise.ops import LOWERINGS, depthwise_conv2d
 from parameterized import parameterized
-from results import FIRST, MODES, check, compare, in_mode, results
+from results import ELEMENTARY, FIRST, MODES, check, compare, in_mode, results
 
 # Each holds several things that the stock op does not do, or an edge of what it does.
 GEOMETRIES = (
@@ -38,8 +38,6 @@ EMPTY = (
     "in=2x0x2x2 filter=2x1x1 padding=2,1,0,0",
 )
 FLOATS = ("float16", "bfloat16", "float64")
-ELEMENTARY = ("native", "taps")
-"""The lowerings that compute. Portable is made of them: what it adds is shown on a few cases, and where it is saved."""
 COMPOSED = tuple(itertools.product(GEOMETRIES[1:2], ("portable",), MODES))
 EXACT = ("int8", "int16", "int32", "int64", "uint8", "complex64", "complex128")
 
@@ -294,6 +292,19 @@ class PlaceTest(unittest.TestCase):
         found = run(self.x, self.w, self.dy)
         for tensor, name in zip(found, FIRST, strict=True):
             self.expected(tensor, name)
+
+    @parameterized.expand(
+        itertools.product(ELEMENTARY, ("in=2x5x6x0 filter=3x2x2 strides=2x2", "in=2x5x6x3 filter=3x2x0 strides=2x2"))
+    )
+    def test_unknown_channels_that_are_none(self, lowering, notation):
+        problem = Problem(parse(notation))
+
+        @tf.function(autograph=False, input_signature=[tf.TensorSpec([None] * 4)] * 3)
+        def run(x, w, dy):
+            return self.op(x, w, lowering), *self.gradient(x, w, dy, lowering)
+
+        for tensor, name in zip(run(problem.x, problem.w, problem.dy), FIRST, strict=True):
+            compare(self, tensor, problem.expected(name), "float32", name)
 
     def test_threads(self):
         found = []

@@ -10,7 +10,7 @@ from depthwise.conformance.data import SECOND_ORDER, Problem
 from depthwise.ops import depthwise_conv2d
 from depthwise.ops import gradients as gradients_module
 from parameterized import parameterized
-from results import compare, in_mode
+from results import ELEMENTARY, compare, in_mode
 
 CASES = (
     "in=2x5x6x2 filter=3x3x1",
@@ -19,11 +19,7 @@ CASES = (
 )
 
 
-ELEMENTARY = ("native", "taps")
-"""The lowerings that compute. Not portable, which is made of them: `vectorized_map` cannot read its branches, and
-forward mode finds no tangent behind them. Its orders are tested below."""
-
-
+# Of portable, one case: `vectorized_map` cannot read its branches, and forward mode finds no tangent behind them.
 PORTABLE = tuple(itertools.product(CASES[:1], ("portable",), ("graph",)))
 
 
