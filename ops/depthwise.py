@@ -12,6 +12,7 @@ from depthwise.ops import choose
 from depthwise.ops.choose import Explanation
 from depthwise.ops.gradients import Trilinear
 from depthwise.ops.lowerings import LOWERINGS as _LOWERINGS
+from depthwise.ops.lowerings.base import Mode
 from depthwise.ops.spec import ConvSpec, canonicalize, check_name
 
 LOWERINGS: tuple[str, ...] = tuple(_LOWERINGS)
@@ -94,7 +95,7 @@ def depthwise_conv2d(
     # Eager ops have no names: a scope for them would be a tenth of a small call's time.
     with nullcontext() if tf.executing_eagerly() else tf.name_scope(name or "depthwise_conv2d"):
         spec, input, filter = canonicalize(input, filter, strides, padding, data_format, dilations)
-        return _contractions(spec, lowering, choose.being_compiled()).output(input, filter)
+        return _contractions(spec, lowering, choose.mode()).output(input, filter)
 
 
 def explain(
@@ -136,9 +137,9 @@ def explain(
     """
     check_name(name)
     spec, _, _ = canonicalize(input, filter, strides, padding, data_format, dilations)
-    return choose.explanation(spec, lowering, choose.being_compiled())
+    return choose.explanation(spec, lowering, choose.mode())
 
 
 @lru_cache(maxsize=4096)
-def _contractions(spec: ConvSpec, lowering: str, compiled: bool) -> Trilinear:
-    return Trilinear(spec, choose.plan(spec, lowering, compiled))
+def _contractions(spec: ConvSpec, lowering: str, mode: Mode) -> Trilinear:
+    return Trilinear(spec, choose.plan(spec, lowering, mode))

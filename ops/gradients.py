@@ -21,6 +21,7 @@ is asked.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -29,17 +30,18 @@ import tensorflow as tf
 from depthwise.ops.lowerings.base import Lowering
 from depthwise.ops.spec import COMPLEX, ConvSpec, nhwc
 
-try:  # Private: TensorFlow offers no public way to ask. Without it an eager call takes longer, and that is all.
-    from tensorflow.python.eager.record import could_possibly_record
+try:  # Private: TensorFlow offers no public way. tests/ops/test_gradients.py notices if a release changes it.
+    from tensorflow.python.eager import record
 except ImportError:  # pragma: no cover
+    record = None
 
-    def could_possibly_record() -> bool:
-        return True
+_NUMBERS = itertools.count()
 
 
-Pair: TypeAlias = tuple[tf.Tensor, tf.Tensor]
-Differentiated: TypeAlias = tuple[tf.Tensor, Callable[[tf.Tensor], Pair]]
-"""A value, and the function that takes its gradient to the gradients of its two arguments."""
+Value: TypeAlias = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+"""A contraction of two tensors."""
+Gradients: TypeAlias = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+"""The two tensors and the gradient of their contraction, to the gradients of the two."""
 
 
 @dataclass(frozen=True)
@@ -61,50 +63,44 @@ class Trilinear:
     def output(self, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
         """(input, filter) -> output."""
 
-        def depthwise_conv2d(x: tf.Tensor, w: tf.Tensor) -> Differentiated:
-            def grad(g: tf.Tensor) -> Pair:
-                return (
-                    self.input_grad(self._conj(w), g, tf.shape(x)),
-                    self.filter_grad(self._conj(x), g, tf.shape(w)),
-                )
-
+        def value(x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
             if self.spec.is_empty:
-                return tf.zeros(self._output_sizes(x, w), x.dtype), grad
-            return self._accumulated(self.plan.output.output, x, w), grad
+                return tf.zeros(self._output_sizes(x, w), x.dtype)
+            return self._accumulated(self.plan.output.output, x, w)
 
-        return _recorded(depthwise_conv2d, x, w)
+        return _differentiable(value, self._output_gradients, x, w)
 
     def input_grad(self, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
         """(filter, dy) -> input gradient, of shape `sizes`."""
 
-        def depthwise_conv2d_input_grad(w: tf.Tensor, dy: tf.Tensor) -> Differentiated:
-            def grad(g: tf.Tensor) -> Pair:
-                return (
-                    self.filter_grad(g, self._conj(dy), tf.shape(w)),
-                    self.output(g, self._conj(w)),
-                )
-
+        def value(w: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
             if self.spec.is_empty:
-                return tf.zeros(sizes, dy.dtype), grad
-            return self._accumulated(self.plan.input_grad.input_grad, w, dy, sizes), grad
+                return tf.zeros(sizes, dy.dtype)
+            return self._accumulated(self.plan.input_grad.input_grad, w, dy, sizes)
 
-        return _recorded(depthwise_conv2d_input_grad, w, dy)
+        return _differentiable(value, self._input_grad_gradients, w, dy)
 
     def filter_grad(self, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
         """(input, dy) -> filter gradient, of shape `sizes`."""
 
-        def depthwise_conv2d_filter_grad(x: tf.Tensor, dy: tf.Tensor) -> Differentiated:
-            def grad(g: tf.Tensor) -> Pair:
-                return (
-                    self.input_grad(g, self._conj(dy), tf.shape(x)),
-                    self.output(self._conj(x), g),
-                )
-
+        def value(x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
             if self.spec.is_empty:
-                return tf.zeros(sizes, dy.dtype), grad
-            return self._accumulated(self.plan.filter_grad.filter_grad, x, dy, sizes), grad
+                return tf.zeros(sizes, dy.dtype)
+            return self._accumulated(self.plan.filter_grad.filter_grad, x, dy, sizes)
 
-        return _recorded(depthwise_conv2d_filter_grad, x, dy)
+        return _differentiable(value, self._filter_grad_gradients, x, dy)
+
+    def _output_gradients(self, x: tf.Tensor, w: tf.Tensor, g: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        x_, w_ = self._conj(x), self._conj(w)
+        return self.input_grad(w_, g, tf.shape(x)), self.filter_grad(x_, g, tf.shape(w))
+
+    def _input_grad_gradients(self, w: tf.Tensor, dy: tf.Tensor, g: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        w_, dy_ = self._conj(w), self._conj(dy)
+        return self.filter_grad(g, dy_, tf.shape(w)), self.output(g, w_)
+
+    def _filter_grad_gradients(self, x: tf.Tensor, dy: tf.Tensor, g: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        x_, dy_ = self._conj(x), self._conj(dy)
+        return self.input_grad(g, dy_, tf.shape(x)), self.output(x_, g)
 
     def _output_sizes(self, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor | tuple[int, ...]:
         if None not in self.spec.output_shape:
@@ -124,9 +120,35 @@ class Trilinear:
         return tf.math.conj(tensor) if self.spec.dtype in COMPLEX else tensor
 
 
-def _recorded(function: Callable[[tf.Tensor, tf.Tensor], Differentiated], a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """The function's value, differentiable. Where no tape could ask, TensorFlow's book-keeping is saved: half the time
-    of a small eager call."""
-    if tf.executing_eagerly() and not could_possibly_record():
-        return function(a, b)[0]
-    return tf.custom_gradient(function)(a, b)
+def _differentiable(value: Value, gradients: Gradients, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """The value at a and b, of which tapes, accumulators and graphs know the gradients.
+
+    `tf.custom_gradient` would leave what is inside the value in sight of tapes and accumulators, and forward mode in a
+    graph, which finds it there, differentiates that. So it is hidden from them, and they are told of the whole.
+    """
+    if record is None:
+        return tf.custom_gradient(lambda a, b: (value(a, b), lambda g: gradients(a, b, g)))(a, b)
+    with record.stop_recording():
+        result = value(a, b)
+        if not tf.executing_eagerly():
+            result = _with_gradients(result, gradients, a, b)
+    record.record_operation("depthwise_conv2d", [result], [a, b], lambda g: gradients(a, b, g))
+    return result
+
+
+def _with_gradients(result: tf.Tensor, gradients: Gradients, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """The same tensor in a graph, for whoever differentiates the finished graph (`tf.gradients`, a tape around a
+    `tf.function`).
+
+    As `tf.custom_gradient` does it, but that finds the operands in the op that is differentiated. That op may be a copy
+    in another function: where an accumulator surrounds a `tf.function`, `tf.custom_gradient` fails in second order.
+    """
+    name = f"DepthwiseConv2dGradient{next(_NUMBERS)}"
+
+    @tf.RegisterGradient(name)
+    def gradient(op: tf.Operation | None, g: tf.Tensor, *_: Any) -> tuple[None, tf.Tensor, tf.Tensor]:
+        # Without an op where a SavedModel is written, to which the function's own tensors are known.
+        return None, *gradients(*((a, b) if op is None else op.inputs[1:]), g)
+
+    with tf.compat.v1.get_default_graph().gradient_override_map({"IdentityN": name}):
+        return tf.raw_ops.IdentityN(input=[result, a, b])[0]

@@ -1,13 +1,15 @@
 """Ways to compute the op, by name."""
 
+from depthwise.ops.lowerings.apart import Apart
 from depthwise.ops.lowerings.base import Lowering
 from depthwise.ops.lowerings.native import Native
 from depthwise.ops.lowerings.portable import Portable
 from depthwise.ops.lowerings.taps import Taps
 
 _taps = Taps()
-_native = Native(exactly=_taps)
+_native = Native(exactly=Apart("traced", _taps, jit_compile=False))
+_island = Apart("island", _taps, jit_compile=True)
 
 LOWERINGS: dict[str, Lowering] = {
-    lowering.name: lowering for lowering in (_native, _taps, Portable(outside_xla=_native, under_xla=_taps))
+    lowering.name: lowering for lowering in (_native, _taps, _island, Portable(outside_xla=_native, under_xla=_taps))
 }

@@ -9,6 +9,8 @@ from depthwise.ops.spec import ConvSpec
 
 Contraction: TypeAlias = Literal["output", "input_grad", "filter_grad"]
 CONTRACTIONS: tuple[Contraction, ...] = ("output", "input_grad", "filter_grad")
+Mode: TypeAlias = Literal["eager", "graph", "xla"]
+"""Where the op stands: called eagerly, traced into a graph, or into one that XLA will compile."""
 
 
 class Lowering(Protocol):
@@ -21,7 +23,7 @@ class Lowering(Protocol):
 
     name: str
 
-    def refuses(self, spec: ConvSpec, contraction: Contraction) -> str | None:
+    def refuses(self, spec: ConvSpec, contraction: Contraction, mode: Mode) -> str | None:
         """Why this lowering cannot do this contraction, or None if it can."""
         ...
 

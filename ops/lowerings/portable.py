@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import tensorflow as tf
-from depthwise.ops.lowerings.base import Contraction, Lowering
+from depthwise.ops.lowerings.base import Contraction, Lowering, Mode
 from depthwise.ops.spec import ConvSpec
 
 DEVICES = ("CPU", "GPU")
@@ -28,23 +28,21 @@ class Portable:
     def __init__(self, outside_xla: Lowering, under_xla: Lowering) -> None:
         self.outside_xla, self.under_xla = outside_xla, under_xla
 
-    def refuses(self, spec: ConvSpec, contraction: Contraction) -> str | None:
-        for lowering in (self.outside_xla, self.under_xla):
-            refusal = lowering.refuses(spec, contraction)
+    def refuses(self, spec: ConvSpec, contraction: Contraction, mode: Mode) -> str | None:
+        places: tuple[tuple[Lowering, Mode], ...] = ((self.outside_xla, "graph"), (self.under_xla, "xla"))
+        for lowering, where in places:
+            refusal = lowering.refuses(spec, contraction, where)
             if refusal:
                 return f"it is made of two lowerings, and {lowering.name} refuses: {refusal}"
         return None
 
     def output(self, spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) -> tf.Tensor:
-        input, filter = _unwatched(input, filter)
         return self._where_it_runs(lambda lowering: lowering.output(spec, input, filter))
 
     def input_grad(self, spec: ConvSpec, filter: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-        filter, dy = _unwatched(filter, dy)
         return self._where_it_runs(lambda lowering: lowering.input_grad(spec, filter, dy, sizes))
 
     def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-        input, dy = _unwatched(input, dy)
         return self._where_it_runs(lambda lowering: lowering.filter_grad(spec, input, dy, sizes))
 
     def _where_it_runs(self, compute: Callable[[Lowering], tf.Tensor]) -> tf.Tensor:
@@ -57,12 +55,3 @@ class Portable:
         index = tf.raw_ops.DeviceIndex(device_names=list(DEVICES))
         # The last branch stands for devices of other names; and it is the one that LiteRT converts.
         return tf.switch_case(index, [*[outside_xla] * len(DEVICES), under_xla, outside_xla])
-
-
-def _unwatched(a: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The tensors, out of every tape's sight, or TensorFlow would build the branches' gradients, which do not compile.
-
-    The gradient is the trilinear form's, at any order. But forward mode in a graph looks through the op, and finds no
-    tangent here: it is not supported with this lowering.
-    """
-    return tf.stop_gradient(a), tf.stop_gradient(b)

@@ -1,7 +1,7 @@
 """Models of keras.applications, converted: forward and one training step, plain and compiled, and the way back.
 
-In float64, so that rounding (2**-53) stays far below the 2**-24 that is allowed, however a deep network amplifies it,
-and whatever else differs shows.
+In float64, losses included, so that rounding (2**-53) stays far below the 2**-24 that is allowed, however a deep network
+amplifies it, and whatever else differs shows.
 """
 
 import unittest
@@ -52,7 +52,9 @@ def trained(model, images, labels, jit_compile):
 class ApplicationsTest(unittest.TestCase):
     def setUp(self):
         self.addCleanup(keras.config.set_dtype_policy, keras.config.dtype_policy())
+        self.addCleanup(keras.config.set_floatx, keras.config.floatx())
         keras.config.set_dtype_policy("float64")
+        keras.config.set_floatx("float64")
         keras.utils.set_random_seed(0)
 
     def assert_close(self, actual, expected):

@@ -11,7 +11,7 @@ MODES = ("eager", "graph", "unknown", "xla", "unknown_xla")
 """unknown: batch, height and width are None while the function is traced. (Two more, for a test of their own:
 unknown_filter and unknown_filter_xla, where the filter's height and width are None too.)"""
 ELEMENTARY = ("native", "taps")
-"""The lowerings that compute. Portable is made of them: what it adds is shown on a few cases, and where it is saved."""
+"""The lowerings that compute. Portable and island are made of them: what they add is shown on a few cases."""
 FIRST = ("value", "input_gradient", "filter_gradient")
 
 

@@ -5,7 +5,7 @@ import unittest
 
 import tensorflow as tf
 from depthwise.ops import LOWERINGS, choose, depthwise_conv2d, explain
-from depthwise.ops.choose import TABLE, being_compiled
+from depthwise.ops.choose import TABLE, mode
 from parameterized import parameterized
 
 ARGUMENTS = dict(strides=[1, 1, 1, 1], padding="SAME")
@@ -26,35 +26,35 @@ class CompilationTest(unittest.TestCase):
         self.assertEqual(choose.GraphOrParentsInXlaContext.__module__, "tensorflow.python.ops.control_flow_util")
 
     def test_seen(self):
-        self.assertFalse(being_compiled())
-        self.assertFalse(traced(being_compiled))
-        self.assertTrue(traced(being_compiled, jit_compile=True))
+        self.assertEqual(mode(), "eager")
+        self.assertEqual(traced(mode), "graph")
+        self.assertEqual(traced(mode, jit_compile=True), "xla")
 
     def test_seen_from_inner_functions_and_control_flow(self):
         def in_a_function():
-            return traced(being_compiled)
+            return traced(mode)
 
         def in_a_branch():
             seen = []
-            tf.cond(tf.random.uniform([]) < 2, lambda: seen.append(being_compiled()) or 0.0, lambda: 0.0)
+            tf.cond(tf.random.uniform([]) < 2, lambda: seen.append(mode()) or 0.0, lambda: 0.0)
             return seen[0]
 
         def in_a_loop():
             seen = []
-            tf.while_loop(lambda i: i < 1, lambda i: seen.append(being_compiled()) or i + 1, [tf.constant(0)])
+            tf.while_loop(lambda i: i < 1, lambda i: seen.append(mode()) or i + 1, [tf.constant(0)])
             return seen[0]
 
         for function in (in_a_function, in_a_branch, in_a_loop):
-            self.assertTrue(traced(function, jit_compile=True), function.__name__)
-            self.assertFalse(traced(function), function.__name__)
+            self.assertEqual(traced(function, jit_compile=True), "xla", function.__name__)
+            self.assertEqual(traced(function), "graph", function.__name__)
 
     def test_seen_where_an_inner_function_alone_is_compiled(self):
-        self.assertTrue(traced(lambda: traced(being_compiled, jit_compile=True)))
+        self.assertEqual(traced(lambda: traced(mode, jit_compile=True)), "xla")
 
 
 class TableTest(unittest.TestCase):
     def test_the_last_row_takes_everything_with_reasons_throughout(self):
-        self.assertTrue(TABLE[-1].condition(None, False))
+        self.assertTrue(TABLE[-1].condition(None, "output", "eager"))
         for row in TABLE:
             self.assertIn(row.lowering, LOWERINGS)
             self.assertTrue(row.reason and row.evidence)
@@ -72,6 +72,39 @@ class TableTest(unittest.TestCase):
         x, w = (tf.cast(tf.ones(shape), dtype) for shape in SHAPES)
         found = traced(lambda: explain(x, w, **ARGUMENTS), jit_compile=compiled)
         self.assertEqual({found.output.lowering, found.input_grad.lowering, found.filter_grad.lowering}, {lowering})
+
+    @parameterized.expand(
+        [
+            ("5x5", [8, 28, 28, 192], 5, 1, False, ("native", "native", "island")),
+            ("dilated", [8, 56, 56, 128], 3, 2, False, ("native", "island", "island")),
+            ("3x3", [8, 56, 56, 128], 3, 1, False, ("native", "native", "native")),
+            ("compiled", [8, 28, 28, 192], 5, 1, True, ("taps", "taps", "taps")),
+            ("small", [1, 9, 9, 8], 5, 2, False, ("native", "native", "native")),
+            ("of_any_batch", [None, 28, 28, 192], 5, 1, False, ("native", "native", "native")),
+        ]
+    )
+    @unittest.skipIf(tf.config.list_physical_devices("GPU"), "with a GPU, no islands")
+    def test_islands(self, _, shape, k, rate, compiled, lowerings):
+        w = tf.ones([k, k, shape[3], 1])
+        found = []
+
+        @tf.function(autograph=False, jit_compile=compiled, input_signature=[tf.TensorSpec(shape)])
+        def ask(x):
+            found.append(explain(x, w, **ARGUMENTS, dilations=rate))
+            return x
+
+        ask.get_concrete_function()
+        (said,) = found
+        self.assertEqual((said.output.lowering, said.input_grad.lowering, said.filter_grad.lowering), lowerings)
+
+    def test_no_islands_in_eager_code(self):
+        said = explain(tf.ones([8, 28, 28, 192]), tf.ones([5, 5, 192, 1]), **ARGUMENTS)
+        self.assertEqual(said.filter_grad.lowering, "native")
+
+    def test_native_is_refused_where_xla_spreads_nan(self):
+        x, w = (tf.ones(shape, tf.float64) for shape in SHAPES)
+        with self.assertRaisesRegex(NotImplementedError, "XLA convolves float64"):
+            traced(lambda: explain(x, w, **ARGUMENTS, lowering="native"), jit_compile=True)
 
     def test_printed(self):
         text = str(explain(*map(tf.ones, SHAPES), **ARGUMENTS))
@@ -108,11 +141,13 @@ class AgreementTest(unittest.TestCase):
         if compiled:
             hlo = step.experimental_get_compiler_ir(x, w, x)(stage="optimized_hlo")
             self.assertEqual("convolution(" in hlo or "__onednn" in hlo, told == {"native"}, told)
-        if told == {"taps"}:
+        if told <= {"taps", "island"}:
             self.assertEqual(kernels, set())
         else:
             self.assertEqual(len(kernels), 3)
             self.assertEqual("DeviceIndex" in nodes, told == {"portable"})
+        functions = [f for f in graph.library.function if f.attr["_XlaMustCompile"].b]
+        self.assertEqual(len(functions), 3 if told == {"island"} else 0)
 
 
 class RefusedTest(unittest.TestCase):

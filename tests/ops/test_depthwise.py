@@ -38,7 +38,12 @@ EMPTY = (
     "in=2x0x2x2 filter=2x1x1 padding=2,1,0,0",
 )
 FLOATS = ("float16", "bfloat16", "float64")
-COMPOSED = tuple(itertools.product(GEOMETRIES[1:2], ("portable",), MODES))
+COMPOSED = tuple(itertools.product(GEOMETRIES[1:2], ("portable", "island"), MODES))
+FLOATS_IN_MODES = [
+    (dtype, lowering, mode)
+    for dtype, lowering, mode in itertools.product(("float32", *FLOATS), ELEMENTARY, ("eager", "graph", "xla"))
+    if (dtype, lowering, mode) != ("float64", "native", "xla")  # refused
+]
 EXACT = ("int8", "int16", "int32", "int64", "uint8", "complex64", "complex128")
 
 
@@ -64,7 +69,7 @@ class ValueTest(unittest.TestCase):
     def test_empty_with_unknown_dimensions_under_xla(self, notation, lowering):
         check(self, notation, lowering, "unknown_xla")
 
-    @parameterized.expand(itertools.product(FLOATS, ELEMENTARY, ("graph", "xla")))
+    @parameterized.expand(FLOATS_IN_MODES)
     def test_floating_dtypes(self, dtype, lowering, mode):
         check(self, f"in=2x6x5x3 filter=3x2x2 strides=2x1 dtype={dtype}", lowering, mode)
 
@@ -78,12 +83,24 @@ class ValueTest(unittest.TestCase):
         check(self, f"in=1x9x9x4 filter=7x7x1 dtype={dtype} data={data}", "native", "eager")
         check(self, f"in=1x9x9x4 filter=7x7x1 dtype={dtype} data={data}", "taps", "xla")
 
-    def test_half_types_are_more_exact_than_the_stock_op(self):
-        problem = Problem(parse("in=2x9x9x8 filter=7x7x1 dtype=float16"))
-        exact = problem.expected("value").values
-        ours = depthwise_conv2d(problem.x, problem.w, [1] * 4, "SAME").numpy()
-        rounded = exact.astype(np.float16)
-        self.assertGreater((ours == rounded).mean(), 0.99)
+    @parameterized.expand(itertools.product(("float16", "bfloat16")))
+    def test_half_types_are_at_least_as_exact_as_the_stock_op(self, dtype):
+        """Root mean square errors, in units of that of one rounding: ours 1.00. The stock op's, 7x7: 1.0 with oneDNN,
+        4.7 (outputs) and 9.2 (filter gradient) without."""
+        problem = Problem(parse(f"in=2x14x14x32 filter=7x7x1 dtype={dtype}"))
+
+        def stock(x, w, strides, padding, data_format, dilations, lowering):
+            return tf.nn.depthwise_conv2d(x, w, strides, padding, data_format, dilations)
+
+        ours, theirs = results(problem, "auto", "eager"), results(problem, None, "eager", stock)
+        for name in FIRST:
+            exact = problem.expected(name).values
+            rounded, own, other = (
+                np.sqrt(np.mean((np.asarray(tensor, np.float64) - exact) ** 2))
+                for tensor in (tf.cast(exact, dtype), ours[name], theirs[name])
+            )
+            self.assertLess(own, 1.01 * rounded, name)
+            self.assertLess(own, 1.01 * other, name)
 
     @parameterized.expand(itertools.product(LOWERINGS, MODES))
     def test_examples_of_tensorflow_documentation(self, lowering, mode):
@@ -105,7 +122,7 @@ class ValueTest(unittest.TestCase):
         self.assertEqual(documented.shape, (1, 3, 3, 2))
         np.testing.assert_array_equal(documented[0, -1], [[0, 0], [18, 26], [22, 32]])
 
-    @parameterized.expand(itertools.product(("float32", "float64"), ELEMENTARY, ("eager", "xla")))
+    @parameterized.expand([row for row in FLOATS_IN_MODES if row[0] in ("float32", "float64") and row[2] != "graph"])
     def test_sums_that_are_exact_stay_exact(self, dtype, lowering, mode):
         check(self, f"in=2x14x11x3 filter=4x5x3 dilations=2x1 dtype={dtype} data=integer seed=437", lowering, mode)
 

@@ -18,15 +18,14 @@ that is not finite may meet the padding's zeros too and make NaN there: which it
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from math import prod
 from typing import Any
 
 import tensorflow as tf
 from depthwise.ops.geometry import at_least_zero, common_phases
-from depthwise.ops.lowerings.base import Contraction, Lowering
+from depthwise.ops.lowerings.base import Contraction, Lowering, Mode
 from depthwise.ops.lowerings.native.kernels import (
     Grouped,
     Kernel,
@@ -54,11 +53,13 @@ class Native:
     def __init__(self, exactly: Lowering) -> None:
         """`exactly`: the lowering for filter gradients where something is not finite. TensorFlow's kernels multiply the
         padding's zeros with the output gradient, and 0 * NaN is NaN: it would reach taps that it has no part in."""
-        self._exact_filter_grad = lru_cache(maxsize=256)(partial(_traced_filter_grad, exactly))
+        self.exactly = exactly
 
-    def refuses(self, spec: ConvSpec, contraction: Contraction) -> str | None:
+    def refuses(self, spec: ConvSpec, contraction: Contraction, mode: Mode) -> str | None:
         if spec.dtype not in FLOATS:
             return f"TensorFlow's convolution kernels take {', '.join(FLOATS)}, not {spec.dtype}"
+        if spec.dtype == "float64" and mode == "xla":
+            return "XLA convolves float64 with a filter full of zeros, which spreads NaN and infinity among channels"
         kernel = _kernel(spec, contraction)
         if isinstance(kernel, Phased):
             rows, cols = common_phases(spec.rows, spec.cols)
@@ -91,12 +92,10 @@ class Native:
             dw = _kernel(spec, "filter_grad").filter_grad(_inner(spec), x, g, sizes)
             # What is not finite in x or dy shows in dw: it is a term of some tap's sum. dw is small, so asking is free.
             finite = tf.math.is_finite(dw)
-            # Out of every tape's sight, or TensorFlow would build gradients of the branches; some do not exist.
-            given, x, g = tf.stop_gradient(dw), tf.stop_gradient(x), tf.stop_gradient(g)
             exactly = tf.cond(
                 tf.reduce_all(finite),
-                lambda: given,
-                lambda: self._exact_filter_grad(_of_any_size(spec))(x, g, sizes),
+                lambda: dw,
+                lambda: self.exactly.filter_grad(_of_any_size(spec), x, g, sizes),
             )
             dw = tf.where(finite, dw, exactly)
             dw.set_shape(spec.filter_shape)
@@ -123,20 +122,9 @@ def _inner(spec: ConvSpec) -> ConvSpec:
 
 @lru_cache(maxsize=4096)
 def _of_any_size(spec: ConvSpec) -> ConvSpec:
-    """The convolution with every size forgotten."""
+    """The convolution with every size forgotten: one function is then right for all, and hardly ever runs."""
     rows, cols = (replace(axis, size=None, taps=None) for axis in (spec.rows, spec.cols))
     return replace(_inner(spec), batch=None, channels=None, multiplier=None, rows=rows, cols=cols)
-
-
-def _traced_filter_grad(lowering: Lowering, spec: ConvSpec) -> Callable[..., tf.Tensor]:
-    """A filter gradient as a function that is traced once, for all the graphs that hold it and hardly ever run it."""
-    image = tf.TensorSpec([None] * 4, spec.dtype)
-    filter_grad: Callable[..., tf.Tensor] = tf.function(
-        lambda x, dy, sizes: lowering.filter_grad(spec, x, dy, sizes),
-        input_signature=[image, image, tf.TensorSpec([4], tf.int32)],
-        autograph=False,
-    )
-    return filter_grad
 
 
 def _enter(spec: ConvSpec, tensor: tf.Tensor) -> tf.Tensor:

@@ -6,7 +6,7 @@ Outside XLA every multiply-add is a pass over memory of its own: right, and slow
 from __future__ import annotations
 
 import tensorflow as tf
-from depthwise.ops.lowerings.base import Contraction
+from depthwise.ops.lowerings.base import Contraction, Mode
 from depthwise.ops.lowerings.taps import correlate, padded, stencil
 from depthwise.ops.spec import ConvSpec
 
@@ -16,7 +16,7 @@ class Taps:
 
     name = "taps"
 
-    def refuses(self, spec: ConvSpec, contraction: Contraction) -> str | None:
+    def refuses(self, spec: ConvSpec, contraction: Contraction, mode: Mode) -> str | None:
         return None
 
     def output(self, spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) -> tf.Tensor:

@@ -1,0 +1,70 @@
+"""Another lowering, in a function of its own inside whatever runs it.
+
+Compiled by XLA (`island`), the function is fused code in the middle of a graph, or of an eager program, that XLA does
+not compile otherwise. It pays where TensorFlow's kernels are slow: the filter gradients of large filters, and nearly
+everything on builds without oneDNN. Its price is a compilation for every shape, at the first call.
+
+Not compiled, it is code that is traced once for all the graphs that hold it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, lru_cache
+from typing import Any
+
+import tensorflow as tf
+from depthwise.ops.lowerings.base import Contraction, Lowering, Mode
+from depthwise.ops.spec import ConvSpec
+
+
+class Apart:
+    """A lowering, each of whose contractions is a `tf.function`; calls alike share it."""
+
+    def __init__(self, name: str, inside: Lowering, jit_compile: bool) -> None:
+        self.name, self.inside, self.jit_compile = name, inside, jit_compile
+        self._function = lru_cache(maxsize=1024)(self._new_function)
+
+    def refuses(self, spec: ConvSpec, contraction: Contraction, mode: Mode) -> str | None:
+        if self.jit_compile and not _has_xla():
+            return "this build of TensorFlow has no XLA compiler"
+        return self.inside.refuses(spec, contraction, "xla" if self.jit_compile else mode)
+
+    def output(self, spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) -> tf.Tensor:
+        return self._function(spec, "output")(input, filter)
+
+    def input_grad(self, spec: ConvSpec, filter: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+        return self._function(spec, "input_grad")(filter, dy, sizes)
+
+    def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+        return self._function(spec, "filter_grad")(input, dy, sizes)
+
+    def _new_function(self, spec: ConvSpec, contraction: Contraction) -> Callable[..., Any]:
+        shapes = {
+            "output": (spec.input_shape, spec.filter_shape),
+            "input_grad": (spec.filter_shape, spec.output_shape),
+            "filter_grad": (spec.input_shape, spec.output_shape),
+        }[contraction]
+        signature = [tf.TensorSpec(shape, spec.dtype) for shape in shapes]
+        if contraction != "output":
+            signature.append(tf.TensorSpec([4], tf.int32))
+        compute = getattr(self.inside, contraction)
+
+        def depthwise_conv2d(*operands: tf.Tensor) -> tf.Tensor:
+            return compute(spec, *operands)
+
+        function: Callable[..., Any] = tf.function(
+            depthwise_conv2d, input_signature=signature, autograph=False, jit_compile=self.jit_compile
+        )
+        return function
+
+
+@cache
+def _has_xla() -> bool:
+    """Asks this build by trying: on some systems TensorFlow comes without XLA."""
+    with tf.init_scope(), tf.device("CPU:0"):
+        try:
+            tf.function(lambda: tf.constant(1) + 1, jit_compile=True, autograph=False)()
+        except (tf.errors.OpError, ValueError):
+            return False
+    return True
