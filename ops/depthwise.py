@@ -54,8 +54,9 @@ def depthwise_conv2d(
         the order of the data format. None is 1.
       name: a name for the op in a graph.
       lowering: "auto", or the name of a way to compute the op (`LOWERINGS`): "native" (TensorFlow's kernels), "taps"
-        (multiply-adds that XLA fuses), "portable" (native outside XLA and taps under it, decided where the op runs:
-        for models that are saved now and compiled later). "auto" chooses when the op is traced; `explain` tells what.
+        (multiply-adds that XLA fuses), "island" (taps compiled by XLA inside a program that is not), "portable" (native
+        outside XLA and taps under it, decided where the op runs: for models that are saved now and compiled later).
+        "auto" chooses when the op is traced; `explain` tells what.
 
     Returns:
       The output, [batch, out_height, out_width, channels * multiplier] for NHWC, [batch, channels * multiplier,
@@ -64,13 +65,11 @@ def depthwise_conv2d(
 
     Differentiable to any order in input and filter, in reverse and forward mode, in eager code, in functions with or
     without XLA, and vectorized by `tf.vectorized_map`; integers have no gradients. The same call gives the same bits.
-    (Not so "portable", which is neither vectorized nor has forward mode in a graph: tangents are zero there; nor is
-    "native" vectorized under XLA.)
+    (Not vectorized: "portable", and "native" under XLA; both then raise an error.)
 
-    NaN and infinity in the input or in the incoming gradient reach exactly the results whose sums they are in (but for
-    "native" asked for by name under XLA in float64, which spreads them among channels). What a filter value that is not
-    finite meets over padding is not specified: a lowering may leave the term out ("taps" does for filters of up to 3x3)
-    or multiply it with a zero, which gives NaN.
+    NaN and infinity in the input or in the incoming gradient reach exactly the results whose sums they are in. What a
+    filter value that is not finite meets over padding is not specified: a lowering may leave the term out ("taps" does
+    for filters of up to 3x3) or multiply it with a zero, which gives NaN.
 
     Raises:
       TypeError: an argument is of a wrong type, or input and filter of a wrong dtype or of two.

@@ -1,7 +1,7 @@
 """Models of keras.applications, converted: forward and one training step, plain and compiled, and the way back.
 
-In float64, losses included, so that rounding (2**-53) stays far below the 2**-24 that is allowed, however a deep network
-amplifies it, and whatever else differs shows.
+In float64, losses included, so that rounding (2**-53) stays far below the 2**-24 that is allowed, however a deep
+network amplifies it, and whatever else differs shows.
 """
 
 import unittest
