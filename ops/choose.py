@@ -47,7 +47,8 @@ def _pays_for_an_island(spec: ConvSpec, contraction: Contraction, mode: Mode) ->
     taps = spec.rows.taps * spec.cols.taps
     dilated = spec.rows.rate > 1 or spec.cols.rate > 1
     slow = contraction != "output" and (dilated or (contraction == "filter_grad" and taps >= ISLAND_TAPS))
-    return bool(slow and prod(spec.output_shape) * taps >= ISLAND_PRODUCTS)
+    products = prod(dim or 0 for dim in spec.output_shape) * taps
+    return bool(slow and products >= ISLAND_PRODUCTS)
 
 
 TABLE: tuple[Row, ...] = (

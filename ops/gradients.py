@@ -145,10 +145,11 @@ def _with_gradients(result: tf.Tensor, gradients: Gradients, a: tf.Tensor, b: tf
     """
     name = f"DepthwiseConv2dGradient{next(_NUMBERS)}"
 
-    @tf.RegisterGradient(name)
-    def gradient(op: tf.Operation | None, g: tf.Tensor, *_: Any) -> tuple[None, tf.Tensor, tf.Tensor]:
+    def gradient(op: tf.Operation | None, g: tf.Tensor, *_: tf.Tensor) -> tuple[None, tf.Tensor, tf.Tensor]:
         # Without an op where a SavedModel is written, to which the function's own tensors are known.
-        return None, *gradients(*((a, b) if op is None else op.inputs[1:]), g)
+        _, x, y = (None, a, b) if op is None else op.inputs
+        return None, *gradients(x, y, g)
 
+    tf.RegisterGradient(name)(gradient)
     with tf.compat.v1.get_default_graph().gradient_override_map({"IdentityN": name}):
         return tf.raw_ops.IdentityN(input=[result, a, b])[0]
