@@ -147,7 +147,7 @@ def _with_gradients(result: tf.Tensor, gradients: Gradients, a: tf.Tensor, b: tf
 
     def gradient(op: tf.Operation | None, g: tf.Tensor, *_: tf.Tensor) -> tuple[None, tf.Tensor, tf.Tensor]:
         # Without an op where a SavedModel is written, to which the function's own tensors are known.
-        _, x, y = (None, a, b) if op is None else op.inputs
+        x, y = (a, b) if op is None else op.inputs[1:]
         return None, *gradients(x, y, g)
 
     tf.RegisterGradient(name)(gradient)

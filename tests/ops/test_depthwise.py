@@ -61,6 +61,11 @@ class ValueTest(unittest.TestCase):
     def test_sizes_that_are_known_late(self, notation, lowering, mode):
         check(self, notation, lowering, mode)
 
+    @parameterized.expand(itertools.product(("eager", "graph", "unknown")))
+    def test_one_channel_and_one_column_of_output(self, mode):
+        # Where oneDNN's Conv2D errs, in silence: found by the fuzz test.
+        check(self, "in=2x4x2x1 filter=1x2x2 strides=1x2", "native", mode)
+
     @parameterized.expand(itertools.product(EMPTY, ELEMENTARY, ("eager", "graph", "unknown", "xla")))
     def test_empty(self, notation, lowering, mode):
         check(self, notation, lowering, mode)

@@ -5,7 +5,8 @@ Three kernels of `tf.raw_ops` compute depthwise convolutions, and none takes eve
     plain       DepthwiseConv2dNative: equal strides, no dilation. Every build and device has it. With oneDNN its
                 output may be dilated too; its gradients then err, some in silence.
     grouped     Conv2D with filter [kh, kw, 1, C*M]: unequal strides, dilations, both together. oneDNN runs it as
-                fast as the plain one; other CPU builds run it 30 to 60 times slower, without gradients.
+                fast as the plain one, but errs for a single channel; other CPU builds run it 30 to 60 times slower,
+                without gradients.
     phased      the plain kernel over interleaved subsamples of the input (`geometry.common_phases`): whatever the
                 other two cannot do, on any build.
 
@@ -109,7 +110,9 @@ def _kernel(spec: ConvSpec, contraction: Contraction) -> Kernel:
     onednn = spec.dtype != "float64" and onednn_runs_grouped_convolutions()
     if equal and (undilated or (onednn and contraction == "output")):
         return Plain()
-    return Grouped() if onednn else Phased()
+    # With one channel and one column of output, strides (1, s) make all but the first row zero (TensorFlow 2.21).
+    errs = contraction == "output" and spec.channels in (1, None)
+    return Grouped() if onednn and not errs else Phased()
 
 
 # Entering and leaving the kernels' world: NHWC.
