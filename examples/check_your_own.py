@@ -11,13 +11,20 @@ import tensorflow as tf
 
 def shifted_sums(input, filter, strides, padding, data_format=None, dilations=None, name=None):
     """tf.nn.depthwise_conv2d for what it documents; NotImplementedError tells the suite what is left out."""
-    if min(strides) < 1 or min(dilations or [1]) < 1 or (padding not in ("SAME", "VALID") and len(padding) != 4):
-        raise ValueError("strides and dilations must be at least 1, padding SAME, VALID or four pairs")
     if data_format == "NCHW":
         raise NotImplementedError("NHWC alone")
     if not (input.shape[1:].is_fully_defined() and filter.shape.is_fully_defined()):
         raise NotImplementedError("shapes known beforehand alone")
-    (kh, kw, channels, multiplier), stride, rate = filter.shape, strides[1:3], dilations or (1, 1)
+    rate = dilations or (1, 1)
+    numbers = len(strides) == 4 and strides[0] == strides[3] == 1 and len(rate) == 2
+    sides = padding in ("SAME", "VALID") or (len(padding) == 4 and not any((*padding[0], *padding[3])))
+    shapes = len(input.shape) == len(filter.shape) == 4 and input.shape[3] == filter.shape[2]
+    kinds = data_format in (None, "NHWC") and input.dtype == filter.dtype
+    if not (numbers and sides and shapes and kinds and 0 not in filter.shape[:2]):
+        raise ValueError("the arguments must be what tf.nn.depthwise_conv2d documents")
+    if not all(1 <= n < 2**31 for n in (*strides, *rate)):
+        raise ValueError("strides and dilations must be at least 1, and less than 2**31")
+    (kh, kw, channels, multiplier), stride = filter.shape, strides[1:3]
     pads, size = [[0, 0], [0, 0], [0, 0], [0, 0]], []
     for axis, (n, k, s, r) in enumerate(zip(input.shape[1:3], (kh, kw), stride, rate, strict=True), start=1):
         reach = (k - 1) * r + 1

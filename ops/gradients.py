@@ -128,6 +128,8 @@ def _differentiable(value: Value, gradients: Gradients, a: tf.Tensor, b: tf.Tens
     """
     if record is None:
         return tf.custom_gradient(lambda a, b: (value(a, b), lambda g: gradients(a, b, g)))(a, b)
+    if tf.executing_eagerly() and not record.could_possibly_record():
+        return value(a, b)
     with record.stop_recording():
         result = value(a, b)
         if not tf.executing_eagerly():
