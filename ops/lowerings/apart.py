@@ -53,10 +53,12 @@ class Apart:
         def depthwise_conv2d(*operands: tf.Tensor) -> tf.Tensor:
             return compute(spec, *operands)
 
-        function: Callable[..., Any] = tf.function(
-            depthwise_conv2d, input_signature=signature, autograph=False, jit_compile=self.jit_compile
-        )
-        return function
+        function = tf.function(depthwise_conv2d, autograph=False, jit_compile=self.jit_compile)
+        # Traced here, outside whatever graph is being built; and as one concrete function, or TensorFlow would count
+        # the functions of many layers as retracings of one, and warn.
+        with tf.init_scope():
+            concrete: Callable[..., Any] = function.get_concrete_function(*signature)
+        return concrete
 
 
 @cache
