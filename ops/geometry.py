@@ -129,25 +129,16 @@ def output_runs(axis: Axis) -> tuple[Run, ...]:
 
 
 @lru_cache(maxsize=4096)
-def input_runs(axis: Axis, phase: int) -> tuple[Run, ...]:
-    """The inputs phase, phase + stride, phase + 2*stride, ... of an axis, as runs whose source is the output.
+def input_runs(axis: Axis) -> tuple[Run, ...]:
+    """The inputs of an axis without a stride, as runs whose source is the output.
 
     This is the axis read backwards, for the input gradient: input p takes part in output i through tap t where
-    stride*i + rate*t - before = p. Within one phase (p modulo stride) a tap either meets every p or none, and its
-    outputs are neighbours: a strided axis falls apart into `stride` unstrided ones. Starts and stops count samples
-    of the phase. All phases are given the same length; where the stride does not divide the size, the last samples
-    of some lie beyond the input.
+    i + rate*t - before = p.
     """
-    before = axis.pads[0]
-    shifts = {}
-    for tap in range(axis.taps):
-        distance = phase + before - axis.rate * tap
-        if distance % axis.stride == 0:
-            shifts[tap] = distance // axis.stride
-    length = ceil_div(axis.size, axis.stride)
-    cuts = {0, length}
+    shifts = {tap: axis.pads[0] - axis.rate * tap for tap in range(axis.taps)}
+    cuts = {0, axis.size}
     for shift in shifts.values():
-        cuts.update(min(max(cut, 0), length) for cut in (-shift, axis.output - shift))
+        cuts.update(min(max(cut, 0), axis.size) for cut in (-shift, axis.output - shift))
     bounds = sorted(cuts)
     runs = []
     for start, stop in pairwise(bounds):

@@ -5,8 +5,8 @@ Three kernels of `tf.raw_ops` compute depthwise convolutions, and none takes eve
     plain       DepthwiseConv2dNative: equal strides, no dilation. Every build and device has it. With oneDNN its
                 output may be dilated too; its gradients then err, some in silence.
     grouped     Conv2D with filter [kh, kw, 1, C*M]: unequal strides, dilations, both together. oneDNN runs it as
-                fast as the plain one, but errs for a single channel; other CPU builds run it 30 to 60 times slower,
-                without gradients.
+                fast as the plain one, but errs for a single channel, and is slow at gradients where dilated; other
+                CPU builds run it 30 to 60 times slower, without gradients.
     phased      the plain kernel over interleaved subsamples of the input (`geometry.common_phases`): whatever the
                 other two cannot do, on any build.
 
@@ -40,6 +40,9 @@ from depthwise.ops.spec import FLOATS, ConvSpec
 
 raw = tf.raw_ops
 
+PADS_IN_PLACE = 5
+"""Most padding of a dilated convolution, on any side, that oneDNN's fast kernels take: 5x5 with rate 4, (8,28,28,192),
+takes 10.8 ms with SAME padding, and 2.5 padded beforehand."""
 MOST_PHASES = 256
 """Phased is one kernel call however many phases there are, but every phase is a slice in the graph."""
 MOST_PADDING = 2**24
@@ -75,7 +78,8 @@ class Native:
 
     def output(self, spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) -> tf.Tensor:
         x = _enter(spec, input)
-        y = _kernel(spec, "output").output(*_with_room_for_an_output(_inner(spec), x, filter))
+        inner, padded = _padded_if_faster(_inner(spec), x)
+        y = _kernel(spec, "output").output(*_with_room_for_an_output(inner, padded, filter))
         if spec.may_be_empty:
             y = _right_when_empty(spec, y, x, filter)
         return _leave(spec, y)
@@ -90,15 +94,13 @@ class Native:
     def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
         def kernel() -> tf.Tensor:
             x, g = _enter(spec, input), _enter(spec, dy)
-            dw = _kernel(spec, "filter_grad").filter_grad(_inner(spec), x, g, sizes)
-            # What is not finite in x or dy shows in dw: it is a term of some tap's sum. dw is small, so asking is free.
-            finite = tf.math.is_finite(dw)
-            exactly = tf.cond(
-                tf.reduce_all(finite),
-                lambda: dw,
+            found = _kernel(spec, "filter_grad").filter_grad(_inner(spec), x, g, sizes)
+            # What is not finite in x or dy shows in dw: it is a term of some tap's sum. dw is small, so asking is cheap.
+            dw = tf.cond(
+                tf.reduce_all(tf.math.is_finite(found)),
+                lambda: found,
                 lambda: self.exactly.filter_grad(_of_any_size(spec), x, g, sizes),
             )
-            dw = tf.where(finite, dw, exactly)
             dw.set_shape(spec.filter_shape)
             return dw
 
@@ -107,12 +109,17 @@ class Native:
 
 def _kernel(spec: ConvSpec, contraction: Contraction) -> Kernel:
     equal, undilated = spec.rows.stride == spec.cols.stride, spec.rows.rate == spec.cols.rate == 1
-    onednn = spec.dtype != "float64" and onednn_runs_grouped_convolutions()
-    if equal and (undilated or (onednn and contraction == "output")):
+    if equal and undilated:
+        return Plain()
+    if spec.dtype == "float64" or not onednn_runs_grouped_convolutions():
+        return Phased()
+    if contraction != "output":
+        # oneDNN's gradients of dilated convolutions are up to ten times slower than phases.
+        return Grouped() if undilated else Phased()
+    if equal:
         return Plain()
     # With one channel and one column of output, strides (1, s) make all but the first row zero (TensorFlow 2.21).
-    errs = contraction == "output" and spec.channels in (1, None)
-    return Grouped() if onednn and not errs else Phased()
+    return Phased() if spec.channels in (1, None) else Grouped()
 
 
 # Entering and leaving the kernels' world: NHWC.
@@ -142,6 +149,17 @@ def _nhwc_sizes(spec: ConvSpec, sizes: tf.Tensor) -> Any:
     if None not in spec.input_shape:
         return _inner(spec).input_shape
     return tf.gather(sizes, [0, 2, 3, 1]) if spec.data_format == "NCHW" else sizes
+
+
+def _padded_if_faster(spec: ConvSpec, x: tf.Tensor) -> tuple[ConvSpec, tf.Tensor]:
+    """An NHWC spec and input, the padding of which has been applied where the kernels would be slow at it."""
+    if not spec.known or spec.rows.rate == spec.cols.rate == 1 or isinstance(_kernel(spec, "output"), Phased):
+        return spec, x
+    pads = (spec.rows.pads, spec.cols.pads)
+    if max(*pads[0], *pads[1]) <= PADS_IN_PLACE:
+        return spec, x
+    rows, cols = (replace(axis, padding="VALID") for axis in (spec.rows, spec.cols))
+    return replace(spec, rows=rows, cols=cols), raw.Pad(input=x, paddings=[(0, 0), *pads, (0, 0)])
 
 
 # Emptiness. The oneDNN kernels return wrong shapes and uninitialised memory where a tensor is empty.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 from depthwise.ops.lowerings.base import Contraction, Mode
-from depthwise.ops.lowerings.taps import correlate, padded, stencil
+from depthwise.ops.lowerings.taps import correlate, padded, stencil, strided
 from depthwise.ops.spec import ConvSpec
 
 
@@ -24,7 +24,8 @@ class Taps:
         return compute(spec, input, filter)
 
     def input_grad(self, spec: ConvSpec, filter: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-        compute = (stencil if _unrolls(spec) else padded).input_grad
+        unstrided = spec.rows.stride == spec.cols.stride == 1
+        compute = ((stencil if unstrided else strided) if _unrolls(spec) else padded).input_grad
         return compute(spec, filter, dy, sizes)
 
     def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:

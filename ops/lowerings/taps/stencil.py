@@ -31,19 +31,10 @@ def output(spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
 
 
 def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-    """The input gradient: one unstrided stencil per phase of the stride, interleaved."""
+    """The input gradient of a convolution without strides."""
     layout = Layout(spec, tf.shape(w))
-    weights = layout.weights(w)
-    height, width = spec.rows.stride, spec.cols.stride
-    phases = []
-    for top in range(height):
-        for left in range(width):
-            runs, sizes = (
-                (input_runs(spec.rows, top), input_runs(spec.cols, left)),
-                (spec.rows.output, spec.cols.output),
-            )
-            phases.append(layout.sum_repeated(_assemble(layout, dy, weights, *runs, sizes)))
-    return shaped(_interleave(layout, phases), spec.input_shape)
+    runs, sizes = (input_runs(spec.rows), input_runs(spec.cols)), (spec.rows.output, spec.cols.output)
+    return shaped(layout.sum_repeated(_assemble(layout, dy, layout.weights(w), *runs, sizes)), spec.input_shape)
 
 
 def _assemble(
@@ -91,17 +82,3 @@ def _block(layout: Layout, image: tf.Tensor, weights: list[list[tf.Tensor]], row
 
 def _concat(parts: list[tf.Tensor], axis: int) -> tf.Tensor:
     return parts[0] if len(parts) == 1 else tf.concat(parts, axis)
-
-
-def _interleave(layout: Layout, phases: list[tf.Tensor]) -> tf.Tensor:
-    """The phases of the input gradient, row phase by row phase, as one image."""
-    height, width = layout.spec.rows.stride, layout.spec.cols.stride
-    if height == width == 1:
-        return phases[0]
-    # New axes right after the column and the row: interleaving is then a reshape that moves nothing.
-    bands = [tf.stack(phases[top * width : (top + 1) * width], layout.col + 1) for top in range(height)]
-    image = tf.stack(bands, layout.row + 1)
-    shape = tf.unstack(tf.shape(phases[0]))
-    shape[layout.row], shape[layout.col] = shape[layout.row] * height, shape[layout.col] * width
-    image = tf.reshape(image, tf.stack(shape))
-    return layout.cut(image, (0, layout.spec.rows.size, 1), (0, layout.spec.cols.size, 1))

@@ -127,6 +127,8 @@ class TapsStructureTest(unittest.TestCase):
         text = hlo(taps(contraction, stride, data_format), inputs(kernel, stride, data_format), "CPU")
         self.assertEqual(flaws(text, pads_allowed(kernel, data_format, contraction)), [])
         most = FILTER_GRAD_FUSIONS if contraction == "filter_grad" else PADS[data_format][kernel] + 1
+        if contraction == "input_grad" and stride > 1:
+            most += 2  # dy is padded, a fraction of the input's size; and the filter is laid out
         self.assertLessEqual(fusions(text), most)
         self.assertGreaterEqual(fusions(text), 1)
 

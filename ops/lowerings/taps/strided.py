@@ -1,0 +1,105 @@
+"""The input gradient of a strided convolution: all phases of the stride in one elementwise expression.
+
+Input p takes part in output i through tap t where stride*i + rate*t = p + before. Divide both sides by the stride, with
+remainders: p + before = stride*m + r, rate*t = stride*q + s. Then r = s, and i = m - q:
+
+    dx[m, r] = sum over q of dy[m - q] * w[the tap with stride*q + r = rate*t, if there is one]
+
+So r becomes a dimension of its own beside m, along which shifted output gradients are repeated and the filter, its taps
+`rate` apart, is laid out. To read m and r as one dimension, and to cut the padding off, is mere index arithmetic in a
+loop that XLA vectorises over the channels. (Phase by phase, and then stacked, the results are a concatenation. It is
+fast as long as nothing is cut off it, and else becomes branches inside the loop: 7.0 ms for (8,57,57,144), 3x3, stride
+2, VALID; this 3.6, TensorFlow's kernel 3.5.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import tensorflow as tf
+from depthwise.ops.geometry import Axis, ceil_div
+from depthwise.ops.lowerings.taps.layout import Layout, shaped, step_range, total
+from depthwise.ops.spec import ConvSpec
+
+raw = tf.raw_ops
+
+
+@dataclass(frozen=True)
+class _Shifts:
+    """An axis as the formula above has it: m from 0 to `length`, q from 0 to `count`."""
+
+    axis: Axis
+
+    @property
+    def count(self) -> int:
+        count: int = ceil_div(self.axis.span, self.axis.stride)
+        return count
+
+    @property
+    def length(self) -> int:
+        length: int = ceil_div(self.axis.pads[0] + self.axis.size, self.axis.stride)
+        return length
+
+    @property
+    def pads(self) -> tuple[int, int]:
+        """Padding of the output gradient under which every m - q is a sample of it."""
+        return self.count - 1, max(0, self.length - self.axis.output)
+
+    def window(self, shift: int) -> tuple[int, int, int]:
+        """dy[m - shift] for all m, in the padded output gradient."""
+        return step_range(self.count - 1 - shift, self.length, 1)
+
+    def at(self, shift: int) -> slice:
+        """The places of a shift in the filter that is laid out."""
+        return slice(shift * self.axis.stride, (shift + 1) * self.axis.stride)
+
+
+def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+    """The input gradient."""
+    if spec.data_format == "NCHW":  # where the phases of columns would be neighbours in memory, and no vectors
+        inner = replace(spec, data_format="NHWC")
+        dx = input_grad(inner, w, raw.Transpose(x=dy, perm=[0, 2, 3, 1]), sizes)
+        return raw.Transpose(x=dx, perm=[0, 3, 1, 2])
+    layout = Layout(spec, tf.shape(w))
+    rows, cols = _Shifts(spec.rows), _Shifts(spec.cols)
+    places = [axes.count * axes.axis.stride for axes in (rows, cols)]
+    batch, _, _, channels = tf.unstack(tf.shape(dy))
+    taps, is_tap = _laid_out(tf.reshape(w, [spec.rows.taps, spec.cols.taps, -1]), channels, spec, places)
+    dy = layout.pad(dy, rows.pads, cols.pads)
+
+    def product(i: int, j: int) -> tf.Tensor | None:
+        here = is_tap[rows.at(i), cols.at(j)]
+        if not here.any():
+            return None
+        image = layout.cut(dy, rows.window(i), cols.window(j))
+        image = tf.reshape(image, tf.stack([batch, rows.length, 1, cols.length, 1, channels]))
+        weights = taps[rows.at(i), cols.at(j)][:, tf.newaxis]
+        term = raw.Mul(x=image, y=weights)
+        if here.all():
+            return term
+        # Selected, not multiplied by zero: what is not finite must not spread.
+        return raw.SelectV2(condition=here[:, np.newaxis, :, np.newaxis], t=term, e=tf.zeros([], term.dtype))
+
+    bands = [[product(i, j) for j in range(cols.count)] for i in range(rows.count)]
+    found = [[term for term in band if term is not None] for band in bands]
+    dx = total([total(band) for band in found if band])
+    height, width = (axes.length * axes.axis.stride for axes in (rows, cols))
+    dx = layout.sum_repeated(tf.reshape(dx, tf.stack([batch, height, width, channels])))
+    top, left = spec.rows.pads[0], spec.cols.pads[0]
+    return shaped(layout.cut(dx, (top, top + spec.rows.size, 1), (left, left + spec.cols.size, 1)), spec.input_shape)
+
+
+def _laid_out(w: tf.Tensor, channels: tf.Tensor, spec: ConvSpec, places: list[int]) -> tuple[tf.Tensor, np.ndarray]:
+    """The filter with its taps `rate` apart and zeros elsewhere, and where it has taps."""
+    rates, spans = (spec.rows.rate, spec.cols.rate), (spec.rows.span, spec.cols.span)
+    taps = raw.StridedSliceGrad(
+        shape=tf.stack([*places, channels]),
+        begin=[0, 0, 0],
+        end=tf.stack([*spans, channels]),
+        strides=[*rates, 1],
+        dy=w,
+    )
+    is_tap = np.zeros(places, bool)
+    is_tap[: spans[0] : rates[0], : spans[1] : rates[1]] = True
+    return taps, is_tap
