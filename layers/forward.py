@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import tensorflow as tf
 from depthwise.ops import depthwise_conv2d
 
 
@@ -25,8 +26,9 @@ def convolve(layer: Any, inputs: Any, kernel: Any, lowering: str) -> Any:
 def finish(layer: Any, outputs: Any) -> Any:
     """The outputs, with the layer's bias and activation."""
     if layer.use_bias:
-        shape = in_order(layer.data_format == "channels_last", 1, 1, 1, -1)
-        outputs = keras.ops.add(outputs, keras.ops.reshape(layer.bias, shape))
+        # Not keras.ops.add, which takes longer than the convolution of a small image; and TensorFlow fuses this op.
+        data_format = "NHWC" if layer.data_format == "channels_last" else "NCHW"
+        outputs = tf.nn.bias_add(outputs, keras.ops.convert_to_tensor(layer.bias), data_format)
     return outputs if layer.activation is None else layer.activation(outputs)
 
 
