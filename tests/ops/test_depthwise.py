@@ -61,10 +61,18 @@ class ValueTest(unittest.TestCase):
     def test_sizes_that_are_known_late(self, notation, lowering, mode):
         check(self, notation, lowering, mode)
 
-    @parameterized.expand(itertools.product(("eager", "graph", "unknown")))
-    def test_one_channel_and_one_column_of_output(self, mode):
-        # Where oneDNN's Conv2D errs, in silence: found by the fuzz test.
-        check(self, "in=2x4x2x1 filter=1x2x2 strides=1x2", "native", mode)
+    @parameterized.expand(
+        itertools.product(
+            (
+                "in=2x4x2x1 filter=1x2x2 strides=1x2",  # one channel, one column: oneDNN's Conv2D errs, in silence
+                "in=1x19x18x2 filter=5x4x1 dilations=4x3",  # more padding than oneDNN's fast kernels take
+                "in=1x9x8x3 filter=3x2x1 strides=1x2 dilations=4x7 padding=8,0,1,9",
+            ),
+            ("eager", "graph", "unknown"),
+        )
+    )
+    def test_where_onednn_needs_help(self, notation, mode):
+        check(self, notation, "native", mode)
 
     @parameterized.expand(itertools.product(EMPTY, ELEMENTARY, ("eager", "graph", "unknown", "xla")))
     def test_empty(self, notation, lowering, mode):

@@ -95,7 +95,7 @@ class Native:
         def kernel() -> tf.Tensor:
             x, g = _enter(spec, input), _enter(spec, dy)
             found = _kernel(spec, "filter_grad").filter_grad(_inner(spec), x, g, sizes)
-            # What is not finite in x or dy shows in dw: it is a term of some tap's sum. dw is small, so asking is cheap.
+            # What is not finite in x or dy shows here: it is a term of some tap's sum. To ask is cheap.
             dw = tf.cond(
                 tf.reduce_all(tf.math.is_finite(found)),
                 lambda: found,
