@@ -5,6 +5,9 @@ Under XLA it is a constant, and the other branches disappear from what is compil
 time, of which one side runs. The choice is part of the graph, so it survives saving, in models that are loaded without
 this package too.
 
+LiteRT's converter, and devices of other names, see what XLA sees: the last branch. So a model that goes to LiteRT as one
+DEPTHWISE_CONV_2D a layer must be made with "auto" instead.
+
 Its price: outside XLA the branch hides the convolution from Grappler's fusion with bias and activation. Ten layers of
 the three on (4,56,56,64) take 2.2 times what they take with `native`. The fusion comes back where a branch holds all
 three (1.2), or the whole network (1.05): for whoever writes such a branch, with `native` and `taps` by name in it
@@ -55,5 +58,4 @@ class Portable:
             return compute(self.under_xla)
 
         index = tf.raw_ops.DeviceIndex(device_names=list(DEVICES))
-        # The last branch stands for devices of other names; and it is the one that LiteRT converts.
-        return tf.switch_case(index, [*[outside_xla] * len(DEVICES), under_xla, outside_xla])
+        return tf.switch_case(index, [*[outside_xla] * len(DEVICES), under_xla])
