@@ -16,6 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+ABREAST = 4
+"""Targets side by side in one table: as many as a narrow terminal has room for."""
 _STYLE = dict(zip(OUTCOMES, ("green", "cyan", "magenta", "red", "bold red", "bold red", "yellow", "dim"), strict=True))
 
 
@@ -63,6 +65,12 @@ def fate(console: Console) -> Callable[[Fate], None]:
 
 
 def _summary(console: Console, by_target: dict[str, list[Result]]) -> None:
+    targets = list(by_target)
+    for first in range(0, len(targets), ABREAST):
+        _show_outcomes(console, {target: by_target[target] for target in targets[first : first + ABREAST]})
+
+
+def _show_outcomes(console: Console, by_target: dict[str, list[Result]]) -> None:
     table = Table(title="Checks by outcome", title_justify="left")
     table.add_column("")
     for target in by_target:

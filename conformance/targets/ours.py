@@ -31,6 +31,6 @@ def layer() -> TensorFlowTarget:
     from depthwise.layers import DepthwiseConv2D
 
     def op(input: Any, filter: Any, strides: Any, padding: Any, data_format: Any, dilations: Any) -> Any:
-        return call_layer(DepthwiseConv2D, input, filter, strides, padding, data_format, dilations)
+        return call_layer(DepthwiseConv2D, input, filter, strides, padding, data_format, dilations, explicit=True)
 
     return TensorFlowTarget(op)

@@ -5,8 +5,8 @@ Under XLA it is a constant, and the other branches disappear from what is compil
 time, of which one side runs. The choice is part of the graph, so it survives saving, in models that are loaded without
 this package too.
 
-LiteRT's converter, and devices of other names, see what XLA sees: the last branch. So a model that goes to LiteRT as one
-DEPTHWISE_CONV_2D a layer must be made with "auto" instead.
+LiteRT's converter, and devices of other names, see what XLA sees: the last branch. So a model that shall go to LiteRT
+as one DEPTHWISE_CONV_2D a layer must be made with "auto" instead.
 
 Its price: outside XLA the branch hides the convolution from Grappler's fusion with bias and activation. Ten layers of
 the three on (4,56,56,64) take 2.2 times what they take with `native`. The fusion comes back where a branch holds all
