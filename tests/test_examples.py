@@ -51,7 +51,7 @@ class ExamplesTest(unittest.TestCase):
     @parameterized.expand(
         [
             ("serve_savedmodel.py", "depthwise imported: False"),
-            ("segmentation_head.py", "rows below change what is said of rows above: False"),
+            ("segmentation_head.py", "rows not yet scanned change what is said of the first: False"),
             ("finetune_mobilenet.py", "17 layers converted"),
             ("check_your_own.py", "PASS"),
         ]
