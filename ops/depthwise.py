@@ -65,7 +65,8 @@ def depthwise_conv2d(
 
     Differentiable to any order in input and filter, in reverse and forward mode, in eager code, in functions with or
     without XLA, and vectorized by `tf.vectorized_map`; integers have no gradients. The same call gives the same bits.
-    (Not vectorized: "portable", and "native" under XLA; both then raise an error.)
+    ("portable" is not vectorized, nor is "native" under XLA; and a forward accumulator around a function that XLA
+    compiles cannot see through these two. They raise an error there.)
 
     NaN and infinity in the input or in the incoming gradient reach exactly the results whose sums they are in. What a
     filter value that is not finite meets over padding is not specified: a lowering may leave the term out ("taps" does
@@ -94,7 +95,7 @@ def depthwise_conv2d(
     # Eager ops have no names: a scope for them would be a tenth of a small call's time.
     with nullcontext() if tf.executing_eagerly() else tf.name_scope(name or "depthwise_conv2d"):
         spec, input, filter = canonicalize(input, filter, strides, padding, data_format, dilations)
-        return _contractions(spec, lowering, choose.mode()).output(input, filter)
+        return _contractions(spec, lowering, choose.current_mode()).output(input, filter)
 
 
 def explain(
@@ -136,7 +137,7 @@ def explain(
     """
     check_name(name)
     spec, _, _ = canonicalize(input, filter, strides, padding, data_format, dilations)
-    return choose.explanation(spec, lowering, choose.mode())
+    return choose.explanation(spec, lowering, choose.current_mode())
 
 
 @lru_cache(maxsize=4096)

@@ -124,7 +124,8 @@ def _differentiable(value: Value, gradients: Gradients, a: tf.Tensor, b: tf.Tens
     """The value at a and b, of which tapes, accumulators and graphs know the gradients.
 
     `tf.custom_gradient` would leave what is inside the value in sight of tapes and accumulators, and forward mode in a
-    graph, which finds it there, differentiates that. So it is hidden from them, and they are told of the whole.
+    graph, which finds it there, differentiates that. So it is hidden from them, and they are told of the whole. Where
+    nothing in eager code could ask, that book-keeping is saved.
     """
     if record is None:
         return tf.custom_gradient(lambda a, b: (value(a, b), lambda g: gradients(a, b, g)))(a, b)

@@ -9,9 +9,9 @@ LiteRT's converter, and devices of other names, see what XLA sees: the last bran
 as one DEPTHWISE_CONV_2D a layer must be made with "auto" instead.
 
 Its price: outside XLA the branch hides the convolution from Grappler's fusion with bias and activation. Ten layers of
-the three on (4,56,56,64) take 2.2 times what they take with `native`. The fusion comes back where a branch holds all
-three (1.2), or the whole network (1.05): for whoever writes such a branch, with `native` and `taps` by name in it
-(benchmarks/portable_fusion.py does both).
+the three on (4,56,56,64) take 2.1 times what they take with `native`. The fusion comes back where a branch holds all
+three (1.2), or the whole network (1.06): for whoever writes such a branch, with `native` and `taps` by name in it
+(`python -m benchmarks.portable_fusion` measures both).
 """
 
 from __future__ import annotations

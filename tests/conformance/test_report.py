@@ -48,6 +48,14 @@ class ReportTest(unittest.TestCase):
             self.assertIn(expected, text)
         self.assertRegex(text, r"NOT RUN +│ +0 │ +1 ")
 
+    def test_many_targets_stand_a_few_abreast(self):
+        names = [f"target-{n}" for n in range(5)]
+        results = [Result(name, PLAIN, "value", "PASS", 0.25) for name in names]
+        screen = Console(record=True, width=80, file=open("/dev/null", "w"))  # noqa: SIM115
+        console.show(screen, Run(results, {name: {} for name in names}, {name: ["CPU"] for name in names}, {}))
+        outcomes = screen.export_text().split("Checks by outcome")[1:]
+        self.assertEqual([table.count("target-") for table in outcomes], [4, 1])
+
     def test_json(self):
         as_json.write(self.path, made_up(), header({"seed": 3}))
         document = json.loads(self.path.read_text(), parse_constant=self.fail)

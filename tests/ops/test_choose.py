@@ -5,7 +5,7 @@ import unittest
 
 import tensorflow as tf
 from depthwise.ops import LOWERINGS, choose, depthwise_conv2d, explain
-from depthwise.ops.choose import TABLE, mode
+from depthwise.ops.choose import TABLE, current_mode
 from parameterized import parameterized
 
 ARGUMENTS = dict(strides=[1, 1, 1, 1], padding="SAME")
@@ -26,22 +26,22 @@ class CompilationTest(unittest.TestCase):
         self.assertEqual(choose.GraphOrParentsInXlaContext.__module__, "tensorflow.python.ops.control_flow_util")
 
     def test_seen(self):
-        self.assertEqual(mode(), "eager")
-        self.assertEqual(traced(mode), "graph")
-        self.assertEqual(traced(mode, jit_compile=True), "xla")
+        self.assertEqual(current_mode(), "eager")
+        self.assertEqual(traced(current_mode), "graph")
+        self.assertEqual(traced(current_mode, jit_compile=True), "xla")
 
     def test_seen_from_inner_functions_and_control_flow(self):
         def in_a_function():
-            return traced(mode)
+            return traced(current_mode)
 
         def in_a_branch():
             seen = []
-            tf.cond(tf.random.uniform([]) < 2, lambda: seen.append(mode()) or 0.0, lambda: 0.0)
+            tf.cond(tf.random.uniform([]) < 2, lambda: seen.append(current_mode()) or 0.0, lambda: 0.0)
             return seen[0]
 
         def in_a_loop():
             seen = []
-            tf.while_loop(lambda i: i < 1, lambda i: seen.append(mode()) or i + 1, [tf.constant(0)])
+            tf.while_loop(lambda i: i < 1, lambda i: seen.append(current_mode()) or i + 1, [tf.constant(0)])
             return seen[0]
 
         for function in (in_a_function, in_a_branch, in_a_loop):
@@ -49,7 +49,7 @@ class CompilationTest(unittest.TestCase):
             self.assertEqual(traced(function), "graph", function.__name__)
 
     def test_seen_where_an_inner_function_alone_is_compiled(self):
-        self.assertEqual(traced(lambda: traced(mode, jit_compile=True)), "xla")
+        self.assertEqual(traced(lambda: traced(current_mode, jit_compile=True)), "xla")
 
 
 class TableTest(unittest.TestCase):

@@ -28,7 +28,7 @@ def cases(draw):
     image = (draw(st.integers(0, 2)), draw(size), draw(size), draw(st.integers(0, 4)))
     window = (draw(st.integers(1, 5)), draw(st.integers(1, 5)), draw(st.integers(0, 3)))
     dtype = draw(st.sampled_from(DTYPES))
-    kinds = ["normal", "integer", "special"] if "float" in dtype else ["normal", "integer"]
+    kinds = ["normal", "integer"] if "int" in dtype else ["normal", "integer", "special"]
     data = st.sampled_from(kinds) if all(image + window) else st.just("normal")
     return Case(
         input=image,

@@ -176,4 +176,11 @@ class ConnectionTest(unittest.TestCase):
 
     def test_tensorflow_still_records_what_it_is_told(self):
         # Where it does not, `tf.custom_gradient` takes over: right, but for forward mode in graphs.
-        self.assertEqual(gradients_module.record.__name__, "tensorflow.python.eager.record")
+        record = gradients_module.record
+        self.assertEqual(record.__name__, "tensorflow.python.eager.record")
+        # And tells whether anything records: else every call would be, and a small eager one take twice the time.
+        self.assertFalse(record.could_possibly_record())
+        with tf.GradientTape():
+            self.assertTrue(record.could_possibly_record())
+        with tf.autodiff.ForwardAccumulator(self.x, self.x):
+            self.assertTrue(record.could_possibly_record())

@@ -32,6 +32,7 @@ from depthwise.ops.lowerings.native.kernels import (
     Kernel,
     Plain,
     cut,
+    on_padded_input,
     onednn_runs_grouped_convolutions,
     without_padding,
 )
@@ -69,11 +70,8 @@ class Native:
             rows, cols = common_phases(spec.rows, spec.cols)
             if rows.count * cols.count > MOST_PHASES:
                 return f"these strides and dilations take {rows.count * cols.count} phases, more than {MOST_PHASES}"
-        if not isinstance(kernel, Plain) and spec.known:
-            padded = [axis.size + sum(axis.pads) for axis in (spec.rows, spec.cols)]
-            added = (prod(padded) - spec.rows.size * spec.cols.size) * (spec.batch or 1) * (spec.channels or 1)
-            if added > MOST_PADDING:
-                return f"these kernels need the padding in memory, {added} elements, more than {MOST_PADDING}"
+        if not isinstance(kernel, Plain) and spec.known and _padding(spec) > MOST_PADDING:
+            return f"these kernels need the padding in memory, {_padding(spec)} elements, more than {MOST_PADDING}"
         return None
 
     def output(self, spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) -> tf.Tensor:
@@ -118,7 +116,7 @@ def _kernel(spec: ConvSpec, contraction: Contraction) -> Kernel:
         return Grouped() if undilated else Phased()
     if equal:
         return Plain()
-    # With one channel and one column of output, strides (1, s) make all but the first row zero (TensorFlow 2.21).
+    # With one channel and one column of output, strides (1, s) leave rows unwritten (TensorFlow 2.21; tf.nn does too).
     return Phased() if spec.channels in (1, None) else Grouped()
 
 
@@ -156,10 +154,16 @@ def _padded_if_faster(spec: ConvSpec, x: tf.Tensor) -> tuple[ConvSpec, tf.Tensor
     if not spec.known or spec.rows.rate == spec.cols.rate == 1 or isinstance(_kernel(spec, "output"), Phased):
         return spec, x
     pads = (spec.rows.pads, spec.cols.pads)
-    if max(*pads[0], *pads[1]) <= PADS_IN_PLACE:
+    if max(*pads[0], *pads[1]) <= PADS_IN_PLACE or _padding(spec) > MOST_PADDING:
         return spec, x
-    rows, cols = (replace(axis, padding="VALID") for axis in (spec.rows, spec.cols))
-    return replace(spec, rows=rows, cols=cols), raw.Pad(input=x, paddings=[(0, 0), *pads, (0, 0)])
+    return on_padded_input(spec), raw.Pad(input=x, paddings=[(0, 0), *pads, (0, 0)])
+
+
+def _padding(spec: ConvSpec) -> int:
+    """Elements that padding adds to the input, where its sizes are known."""
+    padded = prod(axis.size + sum(axis.pads) for axis in (spec.rows, spec.cols))
+    added: int = (padded - spec.rows.size * spec.cols.size) * (spec.batch or 1) * (spec.channels or 1)
+    return added
 
 
 # Emptiness. The oneDNN kernels return wrong shapes and uninitialised memory where a tensor is empty.

@@ -116,8 +116,11 @@ def explicit_pads(spec: ConvSpec) -> tuple[tuple[int, int], tuple[int, int]]:
 
 def without_padding(spec: ConvSpec) -> ConvSpec:
     """The same convolution on an input to which an explicit padding has been applied."""
-    if isinstance(spec.rows.padding, str):
-        return spec
+    return spec if isinstance(spec.rows.padding, str) else on_padded_input(spec)
+
+
+def on_padded_input(spec: ConvSpec) -> ConvSpec:
+    """The same convolution on an input to which any padding has been applied."""
     return replace(spec, rows=replace(spec.rows, padding="VALID"), cols=replace(spec.cols, padding="VALID"))
 
 
