@@ -27,6 +27,8 @@ QUICK = ("floor", "tf.nn", "depthwise")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, or reads what was measured; prints tables, and writes what is asked for."""
     options = _parser().parse_args(arguments)
+    # Said outright, for the default is not the same on all processors; every process that measures inherits it.
+    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1" if options.onednn == "on" else "0"
     console = Console(width=None if os.isatty(1) else 200)
     versions: dict[str, str] = {}
     if options.report:
@@ -91,7 +93,6 @@ def _request(options: argparse.Namespace) -> Request:
         frameworks=_frameworks(options),
         budget_s=min(options.seconds, 0.1) if options.quick else options.seconds,
         threads=options.threads,
-        onednn=options.onednn == "on",
         pythons=tuple((peer, p) for peer in PEERS if (p := getattr(options, f"{peer}_python"))),
     )
 

@@ -1,14 +1,15 @@
-"""What `portable` costs in a plain graph, and how much of that comes back with bias and activation inside the branch.
+"""What `portable` costs in a plain graph, beside a branch that is taken where the graph runs.
 
     python -m benchmarks.portable_fusion
 
-Ten layers of convolution, bias and relu6, of which Grappler fuses each into one kernel where it sees all three.
+Ten layers of convolution, bias and relu6, of which Grappler fuses each into one kernel where it sees all three (on
+builds with oneDNN): it does with `portable`, whose condition is gone by then, and not behind a branch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial, reduce
+from functools import partial
 
 import tensorflow as tf
 from depthwise.ops import depthwise_conv2d
@@ -19,47 +20,49 @@ from benchmarks.alternate import alternate
 
 LAYERS = 10
 SHAPE = (4, 56, 56, 64)
-Step = Callable[[tf.Tensor], tf.Tensor]
+Convolution = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
-def layer(filters: tf.Variable, bias: tf.Variable, lowering: str, x: tf.Tensor) -> tf.Tensor:
-    """Convolution, bias and activation."""
-    y = depthwise_conv2d(x, filters, [1, 1, 1, 1], "SAME", lowering=lowering)
-    return tf.nn.relu6(tf.nn.bias_add(y, bias))
+def convolution(lowering: str, x: tf.Tensor, filters: tf.Tensor) -> tf.Tensor:
+    """The convolution of every layer."""
+    return depthwise_conv2d(x, filters, [1, 1, 1, 1], "SAME", lowering=lowering)
 
 
-def branched(step: Callable[[str], Step]) -> Step:
-    """What a step is with native outside XLA and taps under it, decided where it runs, as `portable` decides it."""
+def branch(x: tf.Tensor, filters: tf.Tensor) -> tf.Tensor:
+    """Native outside XLA and taps under it, by the branch that TensorFlow offers for it."""
+
+    def native() -> tf.Tensor:
+        return convolution("native", x, filters)
+
+    index = tf.raw_ops.DeviceIndex(device_names=["CPU", "GPU"])
+    return tf.switch_case(index, [native, native, lambda: convolution("taps", x, filters)])
+
+
+def network(convolve: Convolution) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Ten layers with weights of their own, in a plain graph."""
+    weights = [
+        (tf.Variable(tf.random.normal([3, 3, SHAPE[3], 1])), tf.Variable(tf.zeros(SHAPE[3]))) for _ in range(LAYERS)
+    ]
 
     def run(x: tf.Tensor) -> tf.Tensor:
-        def native() -> tf.Tensor:
-            return step("native")(x)
+        for filters, bias in weights:
+            x = tf.nn.relu6(tf.nn.bias_add(convolve(x, tf.convert_to_tensor(filters)), bias))
+        return x
 
-        index = tf.raw_ops.DeviceIndex(device_names=["CPU", "GPU"])
-        return tf.switch_case(index, [native, native, lambda: step("taps")(x)])
-
-    return run
-
-
-def chain(steps: list[Step]) -> Step:
-    """The steps one after the other."""
-    return lambda x: reduce(lambda y, step: step(y), steps, x)
+    function: Callable[[tf.Tensor], tf.Tensor] = tf.function(run, autograph=False)
+    return function
 
 
 def main() -> None:
     """Measures and prints."""
-    weights = [
-        (tf.Variable(tf.random.normal([3, 3, SHAPE[3], 1])), tf.Variable(tf.zeros(SHAPE[3]))) for _ in range(LAYERS)
-    ]
-    networks = {
-        "native": chain([partial(layer, *w, "native") for w in weights]),
-        "portable": chain([partial(layer, *w, "portable") for w in weights]),
-        "a branch around each layer": chain([branched(partial(partial, layer, *w)) for w in weights]),
-        "one branch around all": branched(lambda name: chain([partial(layer, *w, name) for w in weights])),
-    }
     x = tf.random.normal(SHAPE)
-    functions = {name: tf.function(network, autograph=False) for name, network in networks.items()}
-    calls = {name: lambda function=function: function(x).numpy() for name, function in functions.items()}
+    convolutions: dict[str, Convolution] = {
+        "native": partial(convolution, "native"),
+        "portable": partial(convolution, "portable"),
+        "branch": branch,
+    }
+    networks = {name: network(convolve) for name, convolve in convolutions.items()}
+    calls = {name: lambda run=run: run(x).numpy() for name, run in networks.items()}
     for call in calls.values():
         call()
     times = alternate(calls, budget_s=2.0)

@@ -28,7 +28,6 @@ class Request:
       implementations: names; None for all that a framework has.
       budget_s: seconds per implementation, mode, case and quantity.
       threads: processors to use; None for all.
-      onednn: False turns TensorFlow's oneDNN off.
       pythons: for each peer, a Python that has it, where that is another than this one.
     """
 
@@ -39,7 +38,6 @@ class Request:
     frameworks: tuple[str, ...] = ("tensorflow", *PEERS)
     budget_s: float = 0.3
     threads: int | None = None
-    onednn: bool = True
     pythons: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -67,8 +65,6 @@ def run(request: Request) -> Iterator[Reply]:
 def _worker(request: Request, framework: str) -> Iterator[Reply]:
     python = dict(request.pythons).get(framework, sys.executable)
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
-    if not request.onednn:
-        environment["TF_ENABLE_ONEDNN_OPTS"] = "0"
     order: dict[str, Any] = {
         "framework": framework,
         "cases": request.cases,

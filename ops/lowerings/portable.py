@@ -1,17 +1,15 @@
 """The op as two lowerings at once, one of which is chosen where it runs: for models saved now and compiled later.
 
-`tf.raw_ops.DeviceIndex` gives the index of the device's type among the names it is given, and their number under XLA.
-Under XLA it is a constant, and the other branches disappear from what is compiled. Outside XLA it is a branch at run
-time, of which one side runs. The choice is part of the graph, so it survives saving, in models that are loaded without
-this package too.
+The graph holds both, under a condition that asks whether XLA compiles it (`_under_xla`). Whoever prepares the graph can
+answer that before anything runs, and then only one side is left:
 
-LiteRT's converter, and devices of other names, see what XLA sees: the last branch. So a model that shall go to LiteRT
-as one DEPTHWISE_CONV_2D a layer must be made with "auto" instead.
+    XLA         sees True, and compiles `taps`;
+    Grappler    sees False in a graph that XLA does not compile, and removes the other side; so the kernel stands in the
+                open, where its fusion with bias and activation finds it, as if `native` had been asked for;
+    LiteRT      sees False, and converts the kernel to one DEPTHWISE_CONV_2D.
 
-Its price: outside XLA the branch hides the convolution from Grappler's fusion with bias and activation. Ten layers of
-the three on (4,56,56,64) take 2.1 times what they take with `native`. The fusion comes back where a branch holds all
-three (1.2), or the whole network (1.06): for whoever writes such a branch, with `native` and `taps` by name in it
-(`python -m benchmarks.portable_fusion` measures both).
+The condition is part of the graph, so it survives saving, in models that are loaded without this package too. Its price
+is the time to trace and to prepare both sides (`python -m benchmarks.portable_fusion` measures what it costs then).
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ import tensorflow as tf
 from depthwise.ops.lowerings.base import Contraction, Lowering, Mode
 from depthwise.ops.spec import ConvSpec
 
-DEVICES = ("CPU", "GPU")
+raw = tf.raw_ops
 
 
 class Portable:
@@ -51,11 +49,20 @@ class Portable:
         return self._where_it_runs(lambda lowering: lowering.filter_grad(spec, input, dy, sizes))
 
     def _where_it_runs(self, compute: Callable[[Lowering], tf.Tensor]) -> tf.Tensor:
-        def outside_xla() -> tf.Tensor:
-            return compute(self.outside_xla)
+        return tf.cond(_under_xla(), lambda: compute(self.under_xla), lambda: compute(self.outside_xla))
 
-        def under_xla() -> tf.Tensor:
-            return compute(self.under_xla)
 
-        index = tf.raw_ops.DeviceIndex(device_names=list(DEVICES))
-        return tf.switch_case(index, [*[outside_xla] * len(DEVICES), under_xla])
+def _under_xla() -> tf.Tensor:
+    """Whether XLA compiles the graph that this stands in, as a boolean scalar.
+
+    No op says so to XLA, Grappler and LiteRT alike: `DeviceIndex` has a value of its own under XLA, but LiteRT takes
+    that too. What tells them apart is a shift by all 32 bits of an integer, which XLA defines to leave none, while
+    TensorFlow's kernels, with which Grappler and LiteRT evaluate constants, shift by 31 at most.
+
+    XLA would have TensorFlow's kernels evaluate it as well, if it were made of constants. So a zero is added that is
+    none to XLA, for it depends on an op with a state. It is one to the two others: the sum of no elements to LiteRT,
+    which replaces empty tensors by constants; a product with zero to Grappler.
+    """
+    none = raw.Slice(input=tf.reshape(raw.DeviceIndex(device_names=["CPU"]), [1]), begin=[0], size=[0])
+    zero = raw.Mul(x=tf.reduce_sum(none), y=tf.constant(0))
+    return raw.Equal(x=raw.LeftShift(x=tf.constant(1), y=raw.AddV2(x=tf.constant(32), y=zero)), y=tf.constant(0))

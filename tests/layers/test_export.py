@@ -148,9 +148,12 @@ PHASED = () if ONEDNN else ("both", "unequal_strides")
 
 
 class LiteRTTest(unittest.TestCase):
-    @parameterized.expand([(*case, batch) for case in CASES for batch in (None, 1)])
-    def test_float(self, name, arguments, batch):
-        model = one_layer(batch, **arguments)
+    # Portable holds both lowerings until the converter has decided which one counts.
+    @parameterized.expand(
+        [(*case, batch, lowering) for case in CASES for batch in (None, 1) for lowering in ("auto", "portable")]
+    )
+    def test_float(self, name, arguments, batch, lowering):
+        model = one_layer(batch, **arguments, lowering=lowering)
         x = draw(1, 9, 8, 4)
         interpreter, counts = operations(tf.lite.TFLiteConverter.from_keras_model(model).convert())
         self.assertLessEqual(in_bounds(model, x, invoke(interpreter, x)), 1)

@@ -212,9 +212,9 @@ class PlaceTest(unittest.TestCase):
             y = self.op(x, w, lowering)
         return tape.gradient(y, [x, w], dy)
 
-    # Not native under XLA, nor portable: `vectorized_map` knows no vector form of their gradients' kernels and of
-    # DeviceIndex, and falls back to a loop that XLA cannot compile. `auto` takes neither there.
-    @parameterized.expand([("native", False), ("taps", False), ("taps", True)])
+    # Neither native nor portable under XLA: `vectorized_map` knows no vector form of native's gradient kernels and of
+    # portable's DeviceIndex, and falls back to a loop that XLA cannot compile. `auto` takes neither there.
+    @parameterized.expand([("native", False), ("taps", False), ("taps", True), ("portable", False)])
     def test_vectorized_map(self, lowering, compiled):
         x, dy = self.x[:, tf.newaxis], self.dy[:, tf.newaxis]
         ws = tf.stack([self.w, -self.w, 2 * self.w])
