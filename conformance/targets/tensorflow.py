@@ -12,11 +12,14 @@ from depthwise.conformance.malformed import MALFORMED
 from depthwise.conformance.targets.base import Outputs, as_array
 
 try:  # Private: TensorFlow says in public only what its environment variable says, and the default is a processor's.
-    from tensorflow.python.util._pywrap_util_port import IsMklEnabled as uses_onednn
+    from tensorflow.python.util import _pywrap_util_port
 except ImportError:  # pragma: no cover
+    _pywrap_util_port = None
 
-    def uses_onednn() -> bool:
-        return False
+
+def uses_onednn() -> bool:
+    """Whether this process's TensorFlow computes with oneDNN's kernels."""
+    return _pywrap_util_port is not None and bool(_pywrap_util_port.IsMklEnabled())
 
 
 Tensor = Any

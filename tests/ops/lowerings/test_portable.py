@@ -53,7 +53,7 @@ class CompiledTest(unittest.TestCase):
 
     def test_inside_a_graph_that_xla_does_not_compile(self):
         # Grappler prepares the outer graph: it must not answer for the function inside. Which side XLA compiled shows
-        # where the first tap, which is infinite, stands on the padding: its convolution multiplies the two, which is NaN.
+        # where the first tap, which is infinite, stands on the padding: a convolution would multiply the two (NaN).
         w = tf.tensor_scatter_nd_update(tf.ones(FILTERS), [[0, 0, 0, 0]], [float("inf")])
 
         @tf.function(autograph=False, jit_compile=True)
