@@ -15,6 +15,7 @@ import tensorflow as tf
 from depthwise.ops.gradients import Plan
 from depthwise.ops.lowerings import LOWERINGS
 from depthwise.ops.lowerings.base import CONTRACTIONS, Contraction, Lowering, Mode
+from depthwise.ops.lowerings.native.kernels import onednn_runs_grouped_convolutions
 from depthwise.ops.spec import FLOATS, ConvSpec, argument_error, shown
 
 try:  # Private: TensorFlow offers no public way to ask. tests/ops/test_choose.py notices if a release changes it.
@@ -36,19 +37,56 @@ class Row:
 
 
 ISLAND_TAPS = 25
-"""Fewest taps for which an island computes the filter gradient, where nothing is dilated."""
+"""Fewest taps for which an island computes the filter gradient on builds with oneDNN, where nothing is dilated."""
+MOST_ISLAND_TAPS = 64
+"""Most taps for which an island computes output or input gradient where oneDNN can: 8x14x14x512 k27 takes 11 ms in
+oneDNN's kernel and 142 in an island."""
 ISLAND_PRODUCTS = 2**22
 """Fewest products whose sum is worth the second that an island takes to compile."""
 
 
-def _pays_for_an_island(spec: ConvSpec, contraction: Contraction, mode: Mode) -> bool:
+def _island_may_pay(spec: ConvSpec, mode: Mode) -> bool:
+    """Whether sizes are known, and large enough that a compilation is soon earned back. (On a GPU: not measured.)"""
     if mode != "graph" or spec.may_be_empty or tf.config.list_physical_devices("GPU"):
         return False
-    taps = spec.rows.taps * spec.cols.taps
-    dilated = spec.rows.rate > 1 or spec.cols.rate > 1
-    slow = contraction != "output" and (dilated or (contraction == "filter_grad" and taps >= ISLAND_TAPS))
-    products = prod(dim or 0 for dim in spec.output_shape) * taps
-    return bool(slow and products >= ISLAND_PRODUCTS)
+    return bool(prod(dim or 0 for dim in spec.output_shape) * _taps(spec) >= ISLAND_PRODUCTS)
+
+
+def _taps(spec: ConvSpec) -> int:
+    taps: int = spec.rows.taps * spec.cols.taps
+    return taps
+
+
+def _has_fast_kernels(spec: ConvSpec) -> bool:
+    """Whether oneDNN computes it: on builds that use it, in float32 (which half types are accumulated in)."""
+    return spec.dtype != "float64" and onednn_runs_grouped_convolutions()
+
+
+def _island_in_nchw(spec: ConvSpec, contraction: Contraction, mode: Mode) -> bool:
+    if spec.data_format != "NCHW" or not _island_may_pay(spec, mode):
+        return False
+    return contraction == "filter_grad" or not _has_fast_kernels(spec) or _taps(spec) <= MOST_ISLAND_TAPS
+
+
+def _island_with_onednn(spec: ConvSpec, contraction: Contraction, mode: Mode) -> bool:
+    if contraction == "output" or not _island_may_pay(spec, mode) or not _has_fast_kernels(spec):
+        return False
+    if contraction == "filter_grad" and _taps(spec) >= ISLAND_TAPS:
+        return True
+    return _is_dilated(spec) and (contraction == "filter_grad" or _taps(spec) <= MOST_ISLAND_TAPS)
+
+
+def _island_without_onednn(spec: ConvSpec, contraction: Contraction, mode: Mode) -> bool:
+    if not _island_may_pay(spec, mode) or _has_fast_kernels(spec):
+        return False
+    strides = spec.rows.stride, spec.cols.stride
+    if _is_dilated(spec) or strides[0] != strides[1] or contraction == "input_grad":
+        return True
+    return contraction == "output" and strides == (1, 1)
+
+
+def _is_dilated(spec: ConvSpec) -> bool:
+    return spec.rows.rate > 1 or spec.cols.rate > 1
 
 
 TABLE: tuple[Row, ...] = (
@@ -66,10 +104,28 @@ TABLE: tuple[Row, ...] = (
     ),
     Row(
         "island",
-        _pays_for_an_island,
-        "TensorFlow's kernels are slow at this gradient; sizes are known and large, so that compiling it once pays",
-        "native and island: 6.2 and 1.9 ms, filter gradient of 8x28x28x192 k5; 5.5 and 1.8, 5.4 and 2.9, input and "
-        "filter gradient of 8x56x56x128 k3 d2; float32, 2 CPU cores (python -m benchmarks --case, --mode graph)",
+        _island_in_nchw,
+        "TensorFlow's CPU kernels compute in NHWC, and transposing around them takes longer than XLA takes altogether; "
+        "sizes are known and large, so that compiling it once pays",
+        "native and island: 5.2 and 2.4, 6.1 and 2.5, 8.3 and 6.8 ms, output, input and filter gradient of 8x56x56x128 "
+        "k3 NCHW; without oneDNN 14 and 2.3, 14 and 2.9, 13 and 8.0; float32, 2 CPU cores (python -m benchmarks "
+        "--case, --mode graph, --implementation depthwise:native and depthwise:island)",
+    ),
+    Row(
+        "island",
+        _island_with_onednn,
+        "oneDNN's kernels are slow at this gradient; sizes are known and large, so that compiling it once pays",
+        "native and island: 7.2 and 3.1 ms, filter gradient of 8x28x28x240 k5; 6.4 and 1.7, 7.6 and 4.0, input and "
+        "filter gradient of 8x56x56x128 k3 d2; float32, 2 CPU cores (the same command)",
+    ),
+    Row(
+        "island",
+        _island_without_onednn,
+        "TensorFlow's kernels without oneDNN are slower at it than XLA; sizes are known and large, so that compiling "
+        "it once pays",
+        "native and island: output 3.7 and 1.8 ms, input gradient 4.2 and 2.0 of 8x112x112x32 k3; input gradient of "
+        "8x57x57x144 k3 s2 VALID 3.7 and 1.7; but filter gradient of 8x59x59x144 k5 s2 VALID 2.5 and 3.7; all three "
+        "of 8x56x56x128 k3 s2x1: 9.9 and 1.0, 11 and 1.7, 9.3 and 1.8; float32, 2 CPU cores (with --onednn off)",
     ),
     Row(
         "native",

@@ -3,9 +3,11 @@
 import itertools
 import unittest
 
+import numpy as np
 import tensorflow as tf
 from depthwise.ops import LOWERINGS, choose, depthwise_conv2d, explain
 from depthwise.ops.choose import TABLE, current_mode
+from depthwise.ops.lowerings.native.kernels import onednn_runs_grouped_convolutions
 from parameterized import parameterized
 
 ARGUMENTS = dict(strides=[1, 1, 1, 1], padding="SAME")
@@ -75,27 +77,41 @@ class TableTest(unittest.TestCase):
 
     @parameterized.expand(
         [
-            ("5x5", [8, 28, 28, 192], 5, 1, False, ("native", "native", "island")),
-            ("dilated", [8, 56, 56, 128], 3, 2, False, ("native", "island", "island")),
-            ("3x3", [8, 56, 56, 128], 3, 1, False, ("native", "native", "native")),
-            ("compiled", [8, 28, 28, 192], 5, 1, True, ("taps", "taps", "taps")),
-            ("small", [1, 9, 9, 8], 5, 2, False, ("native", "native", "native")),
-            ("of_any_batch", [None, 28, 28, 192], 5, 1, False, ("native", "native", "native")),
+            # with oneDNN and without it: output, input gradient, filter gradient
+            ("5x5", [8, 28, 28, 192], dict(k=5), "native native island", "island island native"),
+            ("3x3", [8, 56, 56, 128], {}, "native native native", "island island native"),
+            ("dilated", [8, 56, 56, 128], dict(rate=2), "native island island", "island island island"),
+            ("strided", [8, 56, 56, 128], dict(stride=2), "native native native", "native island native"),
+            ("unequal", [8, 56, 56, 128], dict(stride=(2, 1)), "native native native", "island island island"),
+            ("nchw", [8, 128, 56, 56], dict(format="NCHW"), "island island island", "island island island"),
+            ("large", [8, 512, 14, 14], dict(k=27, format="NCHW"), "native native island", "island island island"),
+            ("float64", [8, 56, 56, 128], dict(dtype="float64"), "island island native", "island island native"),
+            ("half", [8, 28, 28, 192], dict(k=5, dtype="bfloat16"), "native native island", "island island native"),
+            ("compiled", [8, 28, 28, 192], dict(compiled=True), "taps taps taps", "taps taps taps"),
+            ("small", [1, 9, 9, 8], dict(k=5, rate=2), "native native native", "native native native"),
+            ("of_any_batch", [None, 28, 28, 192], dict(k=5), "native native native", "native native native"),
         ]
     )
     @unittest.skipIf(tf.config.list_physical_devices("GPU"), "with a GPU, no islands")
-    def test_islands(self, _, shape, k, rate, compiled, lowerings):
-        w = tf.ones([k, k, shape[3], 1])
+    def test_islands(self, _, shape, case, with_onednn, without):
+        case = dict(k=3, rate=1, stride=1, dtype="float32", compiled=False, format="NHWC") | case
+        channels = shape[1] if case["format"] == "NCHW" else shape[3]
+        w = tf.ones([case["k"], case["k"], channels, 1], case["dtype"])
+        strides = [1, *np.broadcast_to(case["stride"], 2), 1]
         found = []
+        signature = [tf.TensorSpec(shape, case["dtype"])]
 
-        @tf.function(autograph=False, jit_compile=compiled, input_signature=[tf.TensorSpec(shape)])
+        @tf.function(autograph=False, jit_compile=case["compiled"], input_signature=signature)
         def ask(x):
-            found.append(explain(x, w, **ARGUMENTS, dilations=rate))
+            found.append(explain(x, w, strides, "SAME", case["format"], case["rate"]))
             return x
 
         ask.get_concrete_function()
         (said,) = found
-        self.assertEqual((said.output.lowering, said.input_grad.lowering, said.filter_grad.lowering), lowerings)
+        expected = with_onednn if onednn_runs_grouped_convolutions() else without
+        self.assertEqual(
+            " ".join([said.output.lowering, said.input_grad.lowering, said.filter_grad.lowering]), expected
+        )
 
     def test_no_islands_in_eager_code(self):
         said = explain(tf.ones([8, 28, 28, 192]), tf.ones([5, 5, 192, 1]), **ARGUMENTS)

@@ -74,6 +74,22 @@ class ValueTest(unittest.TestCase):
     def test_where_onednn_needs_help(self, notation, mode):
         check(self, notation, "native", mode)
 
+    @parameterized.expand(
+        itertools.product(
+            (
+                "in=2x12x11x3 filter=9x8x1 data=special",
+                "in=1x12x17x2 filter=11x13x2 strides=2x1 dilations=1x2",
+                "in=2x9x8x3 filter=13x7x1 strides=1x2 dilations=3x1 data=special",
+                "in=1x30x9x2 filter=9x9x1 strides=3x3 padding=VALID format=NCHW",
+                "in=1x6x6x2 filter=15x9x1 padding=11,3,0,7 data=special",
+                "in=2x7x40x2 filter=1x67x1",
+            ),
+            ("xla",),
+        )
+    )
+    def test_filters_too_large_to_write_out(self, notation, mode):
+        check(self, notation, "taps", mode)
+
     @parameterized.expand(itertools.product(EMPTY, ELEMENTARY, ("eager", "graph", "unknown", "xla")))
     def test_empty(self, notation, lowering, mode):
         check(self, notation, lowering, mode)

@@ -21,6 +21,9 @@ wraps around the edge of the image is masked out.
 
 XLA emits a concatenation at the root of a fusion as one loop nest per operand, each loading everything again. Behind
 a `reverse` it becomes one nest, whose loads the taps share; stage 2 sees to the order.
+
+What stage 1 writes is as large as the input times taps, over the terms of a sum. For large filters that is too much at
+once: there the tap rows become a loop, two of them a turn.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import Axis
 from depthwise.ops.lowerings.taps.layout import Layout, step_range, total
+from depthwise.ops.lowerings.taps.padded import is_large
 from depthwise.ops.spec import FLOATS, ConvSpec
 
 raw = tf.raw_ops
@@ -40,10 +44,16 @@ raw = tf.raw_ops
 Slice: TypeAlias = Callable[[int], tf.Tensor]
 """From a column to the slice of an image that begins there, in the shape of the products."""
 
-TAP_COLUMNS = 8
-"""Most tap columns in one group: with more concatenation operands, LLVM stops vectorising."""
-COLUMN_TERMS = 14
+TAP_COLUMNS = 5
+"""Most tap columns in one group: with more concatenation operands, LLVM stops vectorising some."""
+TAP_ROWS = 2
+"""Tap rows in one turn of the loop over those of a large filter."""
+COLUMN_TERMS, MORE_COLUMN_TERMS = 14, 28
 """Most terms of one sum over columns: compile time grows with them. Wider images add up several columns at once."""
+MOST_PARTIAL_SUMS = 2**22
+"""Most partial sums, where more terms could make them fewer. 7x7 on (8,56,56,96): with 28 terms 7.3 ms, 19 MiB and
+3.2 s to compile; with 14 terms 13 ms, 64 MiB and 1.8 s. (What takes over 32 MiB, glibc gives back to the system and
+asks for anew in every call, page by page.)"""
 
 
 def filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
@@ -51,24 +61,83 @@ def filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -
     layout = Layout(spec, sizes)
     x = layout.repeat(x)
     if spec.data_format == "NCHW":
-        x, dy = raw.Transpose(x=x, perm=[0, 2, 3, 1]), raw.Transpose(x=dy, perm=[0, 2, 3, 1])
-    columns = _Columns(spec.cols, x, dy)
+        x, dy = _channels_last(x), _channels_last(dy)
+    contract = _by_turns if is_large(spec) else _at_once
+    return tf.reshape(contract(spec.rows, spec.cols, x, dy), sizes)
+
+
+def _at_once(rows: Axis, cols: Axis, x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
+    """The filter gradient of NHWC images, [tap rows, tap columns, channels]."""
+    return _contracted(rows, cols, x, dy, tf.constant(_on_input(rows, rows.taps)))
+
+
+def _by_turns(rows: Axis, cols: Axis, x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
+    """The same, as a loop: a few tap rows meet a band of the padded input as the rows of a small filter do."""
+    turns = -(-rows.taps // TAP_ROWS)
+    band = Axis(rows.reach + rows.rate * (TAP_ROWS - 1), TAP_ROWS, rows.stride, rows.rate, "VALID")
+    before, after = rows.pads
+    # As far as the last turn reaches, which may have a row too many.
+    after = max(after, rows.rate * TAP_ROWS * (turns - 1) + band.size - before - rows.size)
+    padded = raw.Pad(input=x, paddings=[[0, 0], [before, after], [0, 0], [0, 0]])
+    sizes = tf.stack([tf.shape(x)[0], band.size, cols.size, tf.shape(x)[3]])
+    on_input = np.split(_on_input(rows, turns * TAP_ROWS), turns, axis=1)
+    masks = tf.constant(np.stack(on_input)[:, np.newaxis, :, :, np.newaxis])
+
+    def turn(k: tf.Tensor) -> tf.Tensor:
+        begin = tf.stack([0, rows.rate * TAP_ROWS * k, 0, 0])
+        met = raw.Slice(input=padded, begin=begin, size=sizes)
+        met.set_shape([None, band.size, cols.size, None])
+        # In memory, for a slice that begins anywhere would keep the loop of stage 1 from being vectorised.
+        mask = _in_memory(tf.gather(masks, k))[0, :, :TAP_ROWS, 0]
+        return _contracted(band, cols, _in_memory(met), dy, mask)
+
+    found = tf.map_fn(turn, tf.range(turns), fn_output_signature=dy.dtype)
+    return tf.reshape(found, tf.stack([turns * TAP_ROWS, cols.taps, tf.shape(x)[3]]))[: rows.taps]
+
+
+def _contracted(rows: Axis, cols: Axis, x: tf.Tensor, dy: tf.Tensor, on_input: tf.Tensor) -> tf.Tensor:
+    """[tap rows, tap columns, channels], of whose products those count that are `on_input` [outputs, tap rows]."""
+    columns = _Columns(cols, x, dy, rows.output * rows.taps)
     parts = []
-    for first in range(0, spec.cols.taps, TAP_COLUMNS):
-        taps = range(first, min(first + TAP_COLUMNS, spec.cols.taps))
-        summed = _sum_rows(_partial_sums(spec.rows, columns, taps))
+    for taps in np.array_split(range(cols.taps), -(-cols.taps // TAP_COLUMNS)):
+        summed = _sum_rows(_partial_sums(rows, columns, [int(tap) for tap in taps], on_input))
         channels = tf.shape(summed)[2]
-        parts.append(tf.reduce_sum(tf.reshape(summed, [spec.rows.taps, len(taps), columns.width, channels]), 2))
-    return tf.reshape(_concat(parts, 1), sizes)
+        parts.append(tf.reduce_sum(tf.reshape(summed, [rows.taps, len(taps), columns.width, channels]), 2))
+    return _concat(parts, 1)
+
+
+def _channels_last(image: tf.Tensor) -> tf.Tensor:
+    """An NCHW image as NHWC.
+
+    In memory, for stage 1 would else load what lies a channel apart: 7x7 on (8,192,28,28) took 12.8 ms, and takes 5.1
+    (NHWC: 3.7).
+    """
+    return _in_memory(raw.Transpose(x=image, perm=[0, 2, 3, 1]))
+
+
+def _in_memory(image: tf.Tensor) -> tf.Tensor:
+    """The same in a buffer of its own, which XLA fuses into nothing; with zeros at the end of each row, not to be read.
+
+    XLA fuses a slice or a transposition into all slices that are taken of it. It does not fuse a padding. But it sees
+    that a slice of the padding reads no zeros, and then there is none: hence the reshape between the two, through which
+    it does not look.
+    """
+    first, second, width, rest = tf.unstack(tf.shape(image))
+    rows = raw.Pad(input=tf.reshape(image, tf.stack([first * second, width, rest])), paddings=[[0, 0], [0, 1], [0, 0]])
+    return tf.reshape(rows, tf.stack([first, second, width + 1, rest]))
 
 
 class _Columns:
     """Input and output gradient (NHWC), cut along the columns into slices of one width."""
 
-    def __init__(self, axis: Axis, x: tf.Tensor, dy: tf.Tensor) -> None:
+    def __init__(self, axis: Axis, x: tf.Tensor, dy: tf.Tensor, rows: int) -> None:
+        """`rows`: of partial sums, for each image and tap column."""
         self.axis, self.x, self.dy = axis, x, dy
         covers = [stop - start for start, stop in map(axis.outputs_of_tap, range(axis.taps)) if stop > start]
-        self.width = min([-(-axis.output // COLUMN_TERMS), *covers])
+        width = -(-axis.output // COLUMN_TERMS)
+        if rows * axis.taps * width * (dy.shape[0] or 1) * (dy.shape[3] or 1) > MOST_PARTIAL_SUMS:
+            width = -(-axis.output // MORE_COLUMN_TERMS)
+        self.width = min([width, *covers])
 
     def pairs(self, tap: int) -> list[tuple[int, int, int]]:
         """Where the slices lie whose products a tap sums: (input column, output column, columns that count).
@@ -109,19 +178,23 @@ class _Columns:
         return _cut(self.dy, rows, (column, column + self.width, 1))
 
 
-def _partial_sums(rows: Axis, columns: _Columns, taps: range) -> tf.Tensor:
+def _partial_sums(rows: Axis, columns: _Columns, taps: list[int], on_input: tf.Tensor) -> tf.Tensor:
     """Stage 1, tap rows as a loop dimension: [batch, rows (padded), tap rows, tap columns * width, channels]."""
     x_slice = cache(lambda column: _skew(rows, columns.cut_x((0, rows.size, 1), column)))
     dy_slice = cache(lambda column: tf.expand_dims(columns.cut_dy((0, rows.output, 1), column), 2))
     partial = _concat([columns.sum(j, x_slice, dy_slice) for j in taps], 3)
-    at = [[rows.input_of_tap(i, p) for i in range(rows.taps)] for p in range(rows.output)]
-    on_input = (np.array(at) >= 0) & (np.array(at) < rows.size)
-    mask = tf.constant(on_input[:, :, np.newaxis, np.newaxis])
+    mask = on_input[:, :, tf.newaxis, tf.newaxis]
     partial = raw.SelectV2(condition=mask, t=partial, e=tf.zeros([], partial.dtype))
     missing = _row_window(rows.output)[1] - rows.output
     if missing:
         partial = raw.Pad(input=partial, paddings=[[0, 0], [0, missing], [0, 0], [0, 0], [0, 0]])
     return tf.reverse(partial, [2])
+
+
+def _on_input(rows: Axis, taps: int) -> np.ndarray:
+    """Whether, in the window of an output (first axis), one of so many taps (second axis) lies on the input."""
+    at = np.array([[rows.input_of_tap(i, p) for i in range(taps)] for p in range(rows.output)])
+    return (at >= 0) & (at < rows.size)
 
 
 def _skew(rows: Axis, columns: tf.Tensor) -> tf.Tensor:

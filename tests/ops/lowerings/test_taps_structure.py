@@ -22,12 +22,13 @@ CONTRACTIONS = ("output", "input_grad", "filter_grad")
 FORBIDDEN = {"convolution", "custom-call", "gather", "while", "dynamic-slice"}
 PADS = {"NHWC": {3: 0, 5: 1, 7: 1}, "NCHW": {3: 1, 5: 1, 7: 1}}
 """Most pads of a whole image in output and input gradient, by kernel size: a fusion each, before the stencil's one."""
-FILTER_GRAD_FUSIONS = 3
-"""Partial sums, their reduction, and the order of the result."""
+FILTER_GRAD_FUSIONS = {3: 3, 5: 3, 7: 5}
+"""Partial sums and their reduction, once for up to five tap columns; and the order of the result."""
 
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?\S+ = \w+\[([\d,]*)\]\S* ([\w-]+)\(", re.MULTILINE)
-# Images have four dimensions. Partial sums of the filter gradient have five; their pad is fused.
-PAD = re.compile(r" = \w+\[(\d+,\d+,\d+,\d+)\]\S* pad\(.*?padding=([\d_x]+)")
+# Images have four dimensions, or three where their rows are in one. Partial sums of the filter gradient have five;
+# their pad is fused.
+PAD = re.compile(r" = \w+\[(\d+,\d+,\d+(?:,\d+)?)\]\S* pad\(.*?padding=([\d_x]+)")
 NO_PAD = set("0_x")
 
 
@@ -100,7 +101,9 @@ def flaws(text, pads=0):
 
 
 def pads_allowed(kernel, data_format, contraction):
-    return 0 if contraction == "filter_grad" else PADS[data_format][kernel]
+    if contraction == "filter_grad":
+        return 2 if data_format == "NCHW" else 0  # input and output gradient, transposed into a buffer of their own
+    return PADS[data_format][kernel]
 
 
 def fusions(text):
@@ -126,7 +129,8 @@ class TapsStructureTest(unittest.TestCase):
     def test_what_runs_on_the_cpu(self, kernel, stride, data_format, contraction):
         text = hlo(taps(contraction, stride, data_format), inputs(kernel, stride, data_format), "CPU")
         self.assertEqual(flaws(text, pads_allowed(kernel, data_format, contraction)), [])
-        most = FILTER_GRAD_FUSIONS if contraction == "filter_grad" else PADS[data_format][kernel] + 1
+        pads = pads_allowed(kernel, data_format, contraction)
+        most = pads + (FILTER_GRAD_FUSIONS[kernel] if contraction == "filter_grad" else 1)
         if contraction == "input_grad" and stride > 1:
             most += 2  # dy is padded, a fraction of the input's size; and the filter is laid out
         self.assertLessEqual(fusions(text), most)
