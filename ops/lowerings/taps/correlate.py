@@ -194,7 +194,8 @@ def _partial_sums(rows: Axis, columns: _Columns, taps: list[int], on_input: tf.T
 def _on_input(rows: Axis, taps: int) -> np.ndarray:
     """Whether, in the window of an output (first axis), one of so many taps (second axis) lies on the input."""
     at = np.array([[rows.input_of_tap(i, p) for i in range(taps)] for p in range(rows.output)])
-    return (at >= 0) & (at < rows.size)
+    on_input: np.ndarray = (at >= 0) & (at < rows.size)
+    return on_input
 
 
 def _skew(rows: Axis, columns: tf.Tensor) -> tf.Tensor:
