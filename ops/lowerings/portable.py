@@ -49,6 +49,8 @@ class Portable:
         return self._where_it_runs(lambda lowering: lowering.filter_grad(spec, input, dy, sizes))
 
     def _where_it_runs(self, compute: Callable[[Lowering], tf.Tensor]) -> tf.Tensor:
+        if tf.executing_eagerly():
+            return compute(self.outside_xla)
         return tf.cond(_under_xla(), lambda: compute(self.under_xla), lambda: compute(self.outside_xla))
 
 

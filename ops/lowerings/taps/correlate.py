@@ -100,7 +100,7 @@ def _contracted(rows: Axis, cols: Axis, x: tf.Tensor, dy: tf.Tensor, on_input: t
     columns = _Columns(cols, x, dy, rows.output * rows.taps)
     parts = []
     for taps in np.array_split(range(cols.taps), -(-cols.taps // TAP_COLUMNS)):
-        summed = _sum_rows(_partial_sums(rows, columns, [int(tap) for tap in taps], on_input))
+        summed = _sum_rows(_partial_sums(rows, columns, taps.tolist(), on_input))
         channels = tf.shape(summed)[2]
         parts.append(tf.reduce_sum(tf.reshape(summed, [rows.taps, len(taps), columns.width, channels]), 2))
     return _concat(parts, 1)
