@@ -29,13 +29,14 @@ once: there the tap rows become a loop, two of them a turn.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import Axis
-from depthwise.ops.lowerings.taps.layout import Layout, step_range, total
+from depthwise.ops.lowerings.taps.layout import Layout, shaped, sizes_of, step_range, total
 from depthwise.ops.lowerings.taps.padded import is_large
 from depthwise.ops.spec import FLOATS, ConvSpec
 
@@ -58,81 +59,87 @@ asks for anew in every call, page by page.)"""
 
 def filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
     """The filter gradient."""
-    layout = Layout(spec, sizes)
-    x = layout.repeat(x)
+    x = Layout(spec, sizes).repeat(x)
+    layout = Layout(replace(spec, data_format="NHWC"), sizes)
     if spec.data_format == "NCHW":
-        x, dy = _channels_last(x), _channels_last(dy)
+        x, dy = _channels_last(layout, x), _channels_last(layout, dy)
     contract = _by_turns if is_large(spec) else _at_once
-    return tf.reshape(contract(spec.rows, spec.cols, x, dy), sizes)
+    return tf.reshape(contract(layout, x, dy), sizes)
 
 
-def _at_once(rows: Axis, cols: Axis, x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
+def _at_once(layout: Layout, x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
     """The filter gradient of NHWC images, [tap rows, tap columns, channels]."""
-    return _contracted(rows, cols, x, dy, tf.constant(_on_input(rows, rows.taps)))
+    rows = layout.spec.rows
+    return _contracted(layout, rows, x, dy, tf.constant(_on_input(rows, rows.taps)))
 
 
-def _by_turns(rows: Axis, cols: Axis, x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
+def _by_turns(layout: Layout, x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
     """The same, as a loop: a few tap rows meet a band of the padded input as the rows of a small filter do."""
+    rows, cols = layout.spec.rows, layout.spec.cols
     turns = -(-rows.taps // TAP_ROWS)
     band = Axis(rows.reach + rows.rate * (TAP_ROWS - 1), TAP_ROWS, rows.stride, rows.rate, "VALID")
     before, after = rows.pads
     # As far as the last turn reaches, which may have a row too many.
     after = max(after, rows.rate * TAP_ROWS * (turns - 1) + band.size - before - rows.size)
     padded = raw.Pad(input=x, paddings=[[0, 0], [before, after], [0, 0], [0, 0]])
-    sizes = tf.stack([tf.shape(x)[0], band.size, cols.size, tf.shape(x)[3]])
+    batch, _, _, channels = sizes_of(x)
+    sizes = layout.shape(batch, band.size, cols.size, channels)
     on_input = np.split(_on_input(rows, turns * TAP_ROWS), turns, axis=1)
     masks = tf.constant(np.stack(on_input)[:, np.newaxis, :, :, np.newaxis])
 
     def turn(k: tf.Tensor) -> tf.Tensor:
         begin = tf.stack([0, rows.rate * TAP_ROWS * k, 0, 0])
         met = raw.Slice(input=padded, begin=begin, size=sizes)
-        met.set_shape([None, band.size, cols.size, None])
+        met = shaped(met, (x.shape[0], band.size, cols.size, x.shape[3]))
         # In memory, for a slice that begins anywhere would keep the loop of stage 1 from being vectorised.
-        mask = _in_memory(tf.gather(masks, k))[0, :, :TAP_ROWS, 0]
-        return _contracted(band, cols, _in_memory(met), dy, mask)
+        mask = _in_memory(layout, tf.gather(masks, k))[0, :, :TAP_ROWS, 0]
+        return _contracted(layout, band, _in_memory(layout, met), dy, mask)
 
     found = tf.map_fn(turn, tf.range(turns), fn_output_signature=dy.dtype)
-    return tf.reshape(found, tf.stack([turns * TAP_ROWS, cols.taps, tf.shape(x)[3]]))[: rows.taps]
+    return tf.reshape(found, layout.shape(turns * TAP_ROWS, cols.taps, channels))[: rows.taps]
 
 
-def _contracted(rows: Axis, cols: Axis, x: tf.Tensor, dy: tf.Tensor, on_input: tf.Tensor) -> tf.Tensor:
+def _contracted(layout: Layout, rows: Axis, x: tf.Tensor, dy: tf.Tensor, on_input: tf.Tensor) -> tf.Tensor:
     """[tap rows, tap columns, channels], of whose products those count that are `on_input` [outputs, tap rows]."""
-    columns = _Columns(cols, x, dy, rows.output * rows.taps)
+    cols = layout.spec.cols
+    columns = _Columns(layout, x, dy, rows.output * rows.taps)
     parts = []
     for taps in np.array_split(range(cols.taps), -(-cols.taps // TAP_COLUMNS)):
-        summed = _sum_rows(_partial_sums(rows, columns, taps.tolist(), on_input))
-        channels = tf.shape(summed)[2]
-        parts.append(tf.reduce_sum(tf.reshape(summed, [rows.taps, len(taps), columns.width, channels]), 2))
+        summed = _sum_rows(layout, _partial_sums(rows, columns, taps.tolist(), on_input))
+        shape = layout.shape(rows.taps, len(taps), columns.width, sizes_of(summed)[2])
+        parts.append(tf.reduce_sum(tf.reshape(summed, shape), 2))
     return _concat(parts, 1)
 
 
-def _channels_last(image: tf.Tensor) -> tf.Tensor:
+def _channels_last(layout: Layout, image: tf.Tensor) -> tf.Tensor:
     """An NCHW image as NHWC.
 
     In memory, for stage 1 would else load what lies a channel apart: 7x7 on (8,192,28,28) took 12.8 ms, and takes 5.1
     (NHWC: 3.7).
     """
-    return _in_memory(raw.Transpose(x=image, perm=[0, 2, 3, 1]))
+    return _in_memory(layout, raw.Transpose(x=image, perm=[0, 2, 3, 1]))
 
 
-def _in_memory(image: tf.Tensor) -> tf.Tensor:
+def _in_memory(layout: Layout, image: tf.Tensor) -> tf.Tensor:
     """The same in a buffer of its own, which XLA fuses into nothing; with zeros at the end of each row, not to be read.
 
     XLA fuses a slice or a transposition into all slices that are taken of it. It does not fuse a padding. But it sees
     that a slice of the padding reads no zeros, and then there is none: hence the reshape between the two, through which
     it does not look.
     """
-    first, second, width, rest = tf.unstack(tf.shape(image))
-    rows = raw.Pad(input=tf.reshape(image, tf.stack([first * second, width, rest])), paddings=[[0, 0], [0, 1], [0, 0]])
-    return tf.reshape(rows, tf.stack([first, second, width + 1, rest]))
+    first, second, width, rest = sizes_of(image)
+    rows = tf.reshape(image, layout.shape(first * second, width, rest))
+    rows = raw.Pad(input=rows, paddings=[[0, 0], [0, 1], [0, 0]])
+    return tf.reshape(rows, layout.shape(first, second, width + 1, rest))
 
 
 class _Columns:
     """Input and output gradient (NHWC), cut along the columns into slices of one width."""
 
-    def __init__(self, axis: Axis, x: tf.Tensor, dy: tf.Tensor, rows: int) -> None:
+    def __init__(self, layout: Layout, x: tf.Tensor, dy: tf.Tensor, rows: int) -> None:
         """`rows`: of partial sums, for each image and tap column."""
-        self.axis, self.x, self.dy = axis, x, dy
+        self.layout, self.x, self.dy = layout, x, dy
+        self.axis = axis = layout.spec.cols
         covers = [stop - start for start, stop in map(axis.outputs_of_tap, range(axis.taps)) if stop > start]
         width = -(-axis.output // COLUMN_TERMS)
         if rows * axis.taps * width * (dy.shape[0] or 1) * (dy.shape[3] or 1) > MOST_PARTIAL_SUMS:
@@ -172,15 +179,16 @@ class _Columns:
 
     def cut_x(self, rows: tuple[int, int, int], column: int) -> tf.Tensor:
         begin, end, step = step_range(column, self.width, self.axis.stride)
-        return _cut(self.x, rows, (begin, end, step))
+        return self.layout.cut(self.x, rows, (begin, end, step))
 
     def cut_dy(self, rows: tuple[int, int, int], column: int) -> tf.Tensor:
-        return _cut(self.dy, rows, (column, column + self.width, 1))
+        return self.layout.cut(self.dy, rows, (column, column + self.width, 1))
 
 
 def _partial_sums(rows: Axis, columns: _Columns, taps: list[int], on_input: tf.Tensor) -> tf.Tensor:
     """Stage 1, tap rows as a loop dimension: [batch, rows (padded), tap rows, tap columns * width, channels]."""
-    x_slice = cache(lambda column: _skew(rows, columns.cut_x((0, rows.size, 1), column)))
+    layout = columns.layout
+    x_slice = cache(lambda column: _skew(layout, rows, columns.cut_x((0, rows.size, 1), column)))
     dy_slice = cache(lambda column: tf.expand_dims(columns.cut_dy((0, rows.output, 1), column), 2))
     partial = _concat([columns.sum(j, x_slice, dy_slice) for j in taps], 3)
     mask = on_input[:, :, tf.newaxis, tf.newaxis]
@@ -198,7 +206,7 @@ def _on_input(rows: Axis, taps: int) -> np.ndarray:
     return on_input
 
 
-def _skew(rows: Axis, columns: tf.Tensor) -> tf.Tensor:
+def _skew(layout: Layout, rows: Axis, columns: tf.Tensor) -> tf.Tensor:
     """[batch, size, width, channels] -> [batch, outputs, tap rows, width, channels]: the samples under every tap.
 
     The sample of output p under tap row i is (stride*p + rate*i - before) modulo the size. Walk through the column
@@ -208,21 +216,21 @@ def _skew(rows: Axis, columns: tf.Tensor) -> tf.Tensor:
     length = rows.rate + size * -(-max(0, rows.reach - rows.rate) // size)
     begin = -before % size
     walked = begin + rows.taps * length
-    batch, width, channels = tf.shape(columns)[0], columns.shape[2], tf.shape(columns)[3]
+    batch, _, width, channels = sizes_of(columns)
     turns = -(-walked // size)
-    t = tf.broadcast_to(tf.expand_dims(columns, 1), tf.stack([batch, turns, size, width, channels]))
-    t = tf.reshape(t, tf.stack([batch, turns * size, width, channels]))
-    t = _cut(t, (begin, walked, 1), (0, width, 1))
-    t = tf.reshape(t, tf.stack([batch, rows.taps, length, width, channels]))
+    t = tf.broadcast_to(tf.expand_dims(columns, 1), layout.shape(batch, turns, size, width, channels))
+    t = tf.reshape(t, layout.shape(batch, turns * size, width, channels))
+    t = layout.cut(t, (begin, walked, 1), (0, width, 1))
+    t = tf.reshape(t, layout.shape(batch, rows.taps, length, width, channels))
     t = raw.StridedSlice(
         input=t,
-        begin=[0] * 5,
-        end=[0, 0, rows.reach, 0, 0],
-        strides=[1, 1, rows.stride, 1, 1],
+        begin=layout.shape(0, 0, 0, 0, 0),
+        end=layout.shape(0, 0, rows.reach, 0, 0),
+        strides=layout.shape(1, 1, rows.stride, 1, 1),
         begin_mask=31,
         end_mask=27,
     )
-    return raw.Transpose(x=t, perm=[0, 2, 1, 3, 4])
+    return raw.Transpose(x=t, perm=layout.shape(0, 2, 1, 3, 4))
 
 
 def _row_window(rows: int) -> tuple[int, int]:
@@ -234,28 +242,17 @@ def _row_window(rows: int) -> tuple[int, int]:
     return window, window * -(-rows // window)
 
 
-def _sum_rows(partial: tf.Tensor) -> tf.Tensor:
+def _sum_rows(layout: Layout, partial: tf.Tensor) -> tf.Tensor:
     """Stage 2: the sum over images and rows, [tap rows, tap columns * width, channels]."""
-    rows, taps, columns = partial.shape[1:4]
-    window, channels = _row_window(rows)[0], tf.shape(partial)[4]
+    batch, rows, taps, columns, channels = sizes_of(partial)
+    window = _row_window(rows)[0]
     if partial.dtype.name in FLOATS and window > 1:
-        partial = tf.reshape(partial, tf.stack([-1, rows, taps * columns, channels]))
+        partial = tf.reshape(partial, layout.shape(batch, rows, taps * columns, channels))
         # The mean times the number of rows, a power of two: the sum, without another rounding.
         sizes = [1, window, 1, 1]
         partial = raw.AvgPool(value=partial, ksize=sizes, strides=sizes, padding="VALID") * window
     summed = tf.reduce_sum(partial, [0, 1])
-    return tf.reverse(tf.reshape(summed, tf.stack([taps, columns, channels])), [0])
-
-
-def _cut(image: tf.Tensor, rows: tuple[int, int, int], cols: tuple[int, int, int]) -> tf.Tensor:
-    return raw.StridedSlice(
-        input=image,
-        begin=[0, rows[0], cols[0], 0],
-        end=[0, rows[1], cols[1], 0],
-        strides=[1, rows[2], cols[2], 1],
-        begin_mask=0b1001,
-        end_mask=0b1001,
-    )
+    return tf.reverse(tf.reshape(summed, layout.shape(taps, columns, channels)), [0])
 
 
 def _concat(parts: list[tf.Tensor], axis: int) -> tf.Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import tensorflow as tf
-from depthwise.ops.geometry import Run
+from depthwise.ops.geometry import Run, Size
 from depthwise.ops.spec import ConvSpec
 
 raw = tf.raw_ops
@@ -26,24 +26,24 @@ class Layout:
         self.channel = 3 if spec.data_format == "NHWC" else 1
         self.weight_shape = [-1] if spec.data_format == "NHWC" else [-1, 1, 1]
         """Shape in which the taps at one place, one per image channel, broadcast against an image."""
-        self._constants: dict[tuple[int, ...], tf.Tensor] = {}
+        self._constants: dict[tuple[Any, ...], tf.Tensor] = {}
 
     def repeat(self, x: tf.Tensor) -> tf.Tensor:
         """The input, each channel as often as it has outputs."""
         if self.spec.multiplier == 1:
             return x
-        shape = tf.unstack(tf.shape(x))
+        sizes = sizes_of(x)
         after = self.channel + 1
-        split = tf.stack([*shape[:after], self.multiplier, *shape[after:]])
-        shape[self.channel] = shape[self.channel] * self.multiplier
-        return tf.reshape(tf.broadcast_to(tf.expand_dims(x, after), split), tf.stack(shape))
+        split = self.shape(*sizes[:after], self.multiplier, *sizes[after:])
+        sizes[self.channel] = sizes[self.channel] * self.multiplier
+        return tf.reshape(tf.broadcast_to(tf.expand_dims(x, after), split), self.shape(*sizes))
 
     def sum_repeated(self, dx: tf.Tensor) -> tf.Tensor:
         """The transpose of `repeat`: the sum over the outputs of each input channel."""
         if self.spec.multiplier == 1:
             return dx
-        shape = tf.unstack(tf.shape(dx))
-        split = tf.stack([*shape[: self.channel], self.channels, self.multiplier, *shape[self.channel + 1 :]])
+        sizes = sizes_of(dx)
+        split = self.shape(*sizes[: self.channel], self.channels, self.multiplier, *sizes[self.channel + 1 :])
         return tf.reduce_sum(tf.reshape(dx, split), self.channel + 1)
 
     def weights(self, w: tf.Tensor) -> list[list[tf.Tensor]]:
@@ -58,15 +58,21 @@ class Layout:
         (begin[self.row], end[self.row], step[self.row]) = rows
         (begin[self.col], end[self.col], step[self.col]) = cols
         whole = 1 | 1 << self.channel
-        begin, end, step = map(self._constant, (begin, end, step))
+        begin, end, step = (self.shape(*values) for values in (begin, end, step))
         return raw.StridedSlice(input=image, begin=begin, end=end, strides=step, begin_mask=whole, end_mask=whole)
 
-    def _constant(self, values: list[int]) -> tf.Tensor:
-        """The same node for the same values: half the nodes of a stencil would be such constants, and half the time
-        to trace it."""
-        if tuple(values) not in self._constants:
-            self._constants[tuple(values)] = tf.constant(values)
-        return self._constants[tuple(values)]
+    def shape(self, *sizes: Size) -> tf.Tensor:
+        """Sizes as one tensor; where all are integers, the same node for the same ones.
+
+        Most nodes of a contraction would be such constants, and most of the time to trace it.
+        """
+        if not all(isinstance(size, int) for size in sizes):
+            return tf.stack(sizes)
+        # The body of a loop is a graph of its own, in which a constant from outside is none.
+        key = tf.compat.v1.get_default_graph(), *sizes
+        if key not in self._constants:
+            self._constants[key] = tf.constant(sizes)
+        return self._constants[key]
 
     def pad(self, image: tf.Tensor, rows: tuple[Any, Any], cols: tuple[Any, Any]) -> tf.Tensor:
         """The image with (before, after) zeros around its rows and columns."""
@@ -80,9 +86,16 @@ class Layout:
 
     def zeros(self, image: tf.Tensor, height: Any, width: Any) -> tf.Tensor:
         """An image of zeros with the channels of the output, the batch and dtype of this one."""
-        batch = tf.shape(image)[0] if self.spec.batch is None else self.spec.batch
-        sizes = self.spec.layout(batch, height, width, self.channels * self.multiplier)
-        return tf.zeros(tf.stack(sizes), image.dtype)
+        sizes = self.spec.layout(sizes_of(image)[0], height, width, self.channels * self.multiplier)
+        return tf.zeros(self.shape(*sizes), image.dtype)
+
+
+def sizes_of(tensor: tf.Tensor) -> list[Size]:
+    """The sizes of a tensor: integers where they are known, scalars where not."""
+    known = tensor.shape.as_list()
+    if None not in known:
+        return list(known)
+    return [at_run_time if size is None else size for size, at_run_time in zip(known, tf.unstack(tf.shape(tensor)))]
 
 
 def total(terms: list[tf.Tensor]) -> tf.Tensor:

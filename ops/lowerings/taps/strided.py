@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import Axis, ceil_div
-from depthwise.ops.lowerings.taps.layout import Layout, shaped, step_range, total
+from depthwise.ops.lowerings.taps.layout import Layout, shaped, sizes_of, step_range, total
 from depthwise.ops.spec import ConvSpec
 
 raw = tf.raw_ops
@@ -64,7 +64,7 @@ def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) ->
     layout = Layout(spec, tf.shape(w))
     rows, cols = _Shifts(spec.rows), _Shifts(spec.cols)
     places = [axes.count * axes.axis.stride for axes in (rows, cols)]
-    batch, _, _, channels = tf.unstack(tf.shape(dy))
+    batch, _, _, channels = sizes_of(dy)
     taps, is_tap = _laid_out(tf.reshape(w, [spec.rows.taps, spec.cols.taps, -1]), channels, spec, places)
     dy = layout.pad(dy, rows.pads, cols.pads)
 
@@ -73,7 +73,7 @@ def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) ->
         if not here.any():
             return None
         image = layout.cut(dy, rows.window(i), cols.window(j))
-        image = tf.reshape(image, tf.stack([batch, rows.length, 1, cols.length, 1, channels]))
+        image = tf.reshape(image, layout.shape(batch, rows.length, 1, cols.length, 1, channels))
         weights = taps[rows.at(i), cols.at(j)][:, tf.newaxis]
         term = raw.Mul(x=image, y=weights)
         if here.all():
@@ -85,7 +85,7 @@ def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) ->
     found = [[term for term in band if term is not None] for band in bands]
     dx = total([total(band) for band in found if band])
     height, width = (axes.length * axes.axis.stride for axes in (rows, cols))
-    dx = layout.sum_repeated(tf.reshape(dx, tf.stack([batch, height, width, channels])))
+    dx = layout.sum_repeated(tf.reshape(dx, layout.shape(batch, height, width, channels)))
     top, left = spec.rows.pads[0], spec.cols.pads[0]
     return shaped(layout.cut(dx, (top, top + spec.rows.size, 1), (left, left + spec.cols.size, 1)), spec.input_shape)
 
