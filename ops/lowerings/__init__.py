@@ -6,9 +6,10 @@ from depthwise.ops.lowerings.native import Native
 from depthwise.ops.lowerings.portable import Portable
 from depthwise.ops.lowerings.taps import Taps
 
-_taps = Taps()
-_native = Native(exactly=Apart("traced", _taps, jit_compile=False))
-_island = Apart("island", _taps, jit_compile=True)
+# A function: layers of one shape, of which models have many, are traced once.
+_taps = Apart("taps", Taps(), jit_compile=False)
+_island = Apart("island", Taps(), jit_compile=True)
+_native = Native(exactly=_taps)
 
 LOWERINGS: dict[str, Lowering] = {
     lowering.name: lowering for lowering in (_native, _taps, _island, Portable(outside_xla=_native, under_xla=_taps))

@@ -182,14 +182,17 @@ class _Columns:
         return self.layout.cut(self.x, rows, (begin, end, step))
 
     def cut_dy(self, rows: tuple[int, int, int], column: int) -> tf.Tensor:
-        return self.layout.cut(self.dy, rows, (column, column + self.width, 1))
+        """For all tap rows: [batch, outputs, 1, width, channels]."""
+        dy = self.layout.cut(self.dy, rows, (column, column + self.width, 1))
+        batch, height, width, channels = sizes_of(dy)
+        return tf.reshape(dy, self.layout.shape(batch, height, 1, width, channels))
 
 
 def _partial_sums(rows: Axis, columns: _Columns, taps: list[int], on_input: tf.Tensor) -> tf.Tensor:
     """Stage 1, tap rows as a loop dimension: [batch, rows (padded), tap rows, tap columns * width, channels]."""
     layout = columns.layout
     x_slice = cache(lambda column: _skew(layout, rows, columns.cut_x((0, rows.size, 1), column)))
-    dy_slice = cache(lambda column: tf.expand_dims(columns.cut_dy((0, rows.output, 1), column), 2))
+    dy_slice = cache(lambda column: columns.cut_dy((0, rows.output, 1), column))
     partial = _concat([columns.sum(j, x_slice, dy_slice) for j in taps], 3)
     mask = on_input[:, :, tf.newaxis, tf.newaxis]
     partial = raw.SelectV2(condition=mask, t=partial, e=tf.zeros([], partial.dtype))
@@ -218,7 +221,8 @@ def _skew(layout: Layout, rows: Axis, columns: tf.Tensor) -> tf.Tensor:
     walked = begin + rows.taps * length
     batch, _, width, channels = sizes_of(columns)
     turns = -(-walked // size)
-    t = tf.broadcast_to(tf.expand_dims(columns, 1), layout.shape(batch, turns, size, width, channels))
+    t = tf.reshape(columns, layout.shape(batch, 1, size, width, channels))
+    t = tf.broadcast_to(t, layout.shape(batch, turns, size, width, channels))
     t = tf.reshape(t, layout.shape(batch, turns * size, width, channels))
     t = layout.cut(t, (begin, walked, 1), (0, width, 1))
     t = tf.reshape(t, layout.shape(batch, rows.taps, length, width, channels))
