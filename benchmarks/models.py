@@ -1,7 +1,8 @@
 """Whole models of keras.applications: training and prediction with Keras's depthwise layers and with this package's.
 
 `python -m benchmarks --models` runs it for all; each model has a process of its own, in which its four variants
-(Keras's layers or ours, plain graph or jitted) take turns.
+(Keras's layers or ours, plain graph or jitted) take turns; so does the jitted model without its depthwise convolutions,
+which no implementation of them can be faster than.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from itertools import product
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from benchmarks.alternate import alternate
-from benchmarks.measurement import Measurement
+from benchmarks.measurement import FLOOR, Measurement
 from benchmarks.run import ROOT
 from benchmarks.targets import MODELS
 
@@ -55,8 +57,8 @@ def measure(name: str, budget_s: float) -> list[Measurement]:
       budget_s: seconds for each figure.
 
     Returns:
-      Measurements with the model's name as their case, implementation "keras" or "depthwise", mode "graph" or "xla",
-      quantity "train" (`train_on_batch`) or "predict" (`predict_on_batch`).
+      Measurements with the model's name as their case, implementation "keras", "depthwise" or FLOOR (without the
+      convolutions), mode "graph" or "xla", quantity "train" (`train_on_batch`) or "predict" (`predict_on_batch`).
     """
     import keras
     import numpy as np
@@ -68,12 +70,12 @@ def measure(name: str, budget_s: float) -> list[Measurement]:
     random = np.random.default_rng(1)
     x = random.uniform(0, 1, (BATCH, size, size, 3)).astype("float32")
     y = random.integers(0, 1000, BATCH)
+    build = {"keras": keras.models.clone_model, "depthwise": convert, FLOOR: _without_convolutions}
     models: dict[tuple[str, str], Any] = {}
-    for implementation in ("keras", "depthwise"):
-        for mode in ("graph", "xla"):
-            model = convert(stock) if implementation == "depthwise" else keras.models.clone_model(stock)
-            model.compile(keras.optimizers.SGD(1e-3), "sparse_categorical_crossentropy", jit_compile=mode == "xla")
-            models[implementation, mode] = model
+    for implementation, mode in (*product(("keras", "depthwise"), ("graph", "xla")), (FLOOR, "xla")):
+        model = build[implementation](stock)
+        model.compile(keras.optimizers.SGD(1e-3), "sparse_categorical_crossentropy", jit_compile=mode == "xla")
+        models[implementation, mode] = model
     found = []
     for quantity in ("train", "predict"):
         calls: dict[tuple[str, str], Callable[[], object]] = {
@@ -86,6 +88,29 @@ def measure(name: str, budget_s: float) -> list[Measurement]:
             m = Measurement(name, implementation, mode, quantity, threads=len(os.sched_getaffinity(0)))
             found.append(replace(m, first_s=firsts[implementation, mode], **asdict(timed)))
     return found
+
+
+def _without_convolutions(model: Any) -> Any:
+    """The same model, each output of whose depthwise layers is one sample of the input, scaled."""
+    import keras
+
+    class Scale(keras.layers.Layer):  # type: ignore[misc]  # Keras carries no types
+        def __init__(self, layer: Any) -> None:
+            super().__init__(name=layer.name)
+            sizes = layer.output.shape[1:3]
+            self.samples = [slice(0, s * (size - 1) + 1, s) for s, size in zip(layer.strides, sizes, strict=True)]
+
+        def build(self, shape: Any) -> None:
+            self.scale = self.add_weight(shape=(shape[-1],), initializer="ones")
+
+        def call(self, inputs: Any) -> Any:
+            return inputs[:, self.samples[0], self.samples[1]] * self.scale
+
+    def clone(layer: Any) -> Any:
+        depthwise = isinstance(layer, keras.layers.DepthwiseConv2D) or getattr(layer, "groups", 1) > 1
+        return Scale(layer) if depthwise else layer.from_config(layer.get_config())
+
+    return keras.models.clone_model(model, clone_function=clone)
 
 
 def _call(model: Any, quantity: str, x: Any, y: Any) -> Callable[[], object]:

@@ -51,10 +51,11 @@ TAP_ROWS = 2
 """Tap rows in one turn of the loop over those of a large filter."""
 COLUMN_TERMS, MORE_COLUMN_TERMS = 14, 28
 """Most terms of one sum over columns: compile time grows with them. Wider images add up several columns at once."""
-MOST_PARTIAL_SUMS = 2**22
+MOST_PARTIAL_SUMS = {"NHWC": 2**22, "NCHW": 2**20}
 """Most partial sums, where more terms could make them fewer. 7x7 on (8,56,56,96): with 28 terms 7.3 ms, 19 MiB and
 3.2 s to compile; with 14 terms 13 ms, 64 MiB and 1.8 s. (What takes over 32 MiB, glibc gives back to the system and
-asks for anew in every call, page by page.)"""
+asks for anew in every call, page by page.) In NCHW there are copies of both images beside them: 3x3 on (8,128,56,56)
+took 18 ms, and takes 6.2."""
 
 
 def filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
@@ -64,16 +65,16 @@ def filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -
     if spec.data_format == "NCHW":
         x, dy = _channels_last(layout, x), _channels_last(layout, dy)
     contract = _by_turns if is_large(spec) else _at_once
-    return tf.reshape(contract(layout, x, dy), sizes)
+    return tf.reshape(contract(layout, x, dy, MOST_PARTIAL_SUMS[spec.data_format]), sizes)
 
 
-def _at_once(layout: Layout, x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
+def _at_once(layout: Layout, x: tf.Tensor, dy: tf.Tensor, most_sums: int) -> tf.Tensor:
     """The filter gradient of NHWC images, [tap rows, tap columns, channels]."""
     rows = layout.spec.rows
-    return _contracted(layout, rows, x, dy, tf.constant(_on_input(rows, rows.taps)))
+    return _contracted(rows, _Columns(layout, x, dy, rows, most_sums), tf.constant(_on_input(rows, rows.taps)))
 
 
-def _by_turns(layout: Layout, x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
+def _by_turns(layout: Layout, x: tf.Tensor, dy: tf.Tensor, most_sums: int) -> tf.Tensor:
     """The same, as a loop: a few tap rows meet a band of the padded input as the rows of a small filter do."""
     rows, cols = layout.spec.rows, layout.spec.cols
     turns = -(-rows.taps // TAP_ROWS)
@@ -93,18 +94,17 @@ def _by_turns(layout: Layout, x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
         met = shaped(met, (x.shape[0], band.size, cols.size, x.shape[3]))
         # In memory, for a slice that begins anywhere would keep the loop of stage 1 from being vectorised.
         mask = _in_memory(layout, tf.gather(masks, k))[0, :, :TAP_ROWS, 0]
-        return _contracted(layout, band, _in_memory(layout, met), dy, mask)
+        return _contracted(band, _Columns(layout, _in_memory(layout, met), dy, band, most_sums), mask)
 
     found = tf.map_fn(turn, tf.range(turns), fn_output_signature=dy.dtype)
     return tf.reshape(found, layout.shape(turns * TAP_ROWS, cols.taps, channels))[: rows.taps]
 
 
-def _contracted(layout: Layout, rows: Axis, x: tf.Tensor, dy: tf.Tensor, on_input: tf.Tensor) -> tf.Tensor:
+def _contracted(rows: Axis, columns: _Columns, on_input: tf.Tensor) -> tf.Tensor:
     """[tap rows, tap columns, channels], of whose products those count that are `on_input` [outputs, tap rows]."""
-    cols = layout.spec.cols
-    columns = _Columns(layout, x, dy, rows.output * rows.taps)
+    layout, tap_columns = columns.layout, columns.axis.taps
     parts = []
-    for taps in np.array_split(range(cols.taps), -(-cols.taps // TAP_COLUMNS)):
+    for taps in np.array_split(range(tap_columns), -(-tap_columns // TAP_COLUMNS)):
         summed = _sum_rows(layout, _partial_sums(rows, columns, taps.tolist(), on_input))
         shape = layout.shape(rows.taps, len(taps), columns.width, sizes_of(summed)[2])
         parts.append(tf.reduce_sum(tf.reshape(summed, shape), 2))
@@ -136,13 +136,14 @@ def _in_memory(layout: Layout, image: tf.Tensor) -> tf.Tensor:
 class _Columns:
     """Input and output gradient (NHWC), cut along the columns into slices of one width."""
 
-    def __init__(self, layout: Layout, x: tf.Tensor, dy: tf.Tensor, rows: int) -> None:
-        """`rows`: of partial sums, for each image and tap column."""
+    def __init__(self, layout: Layout, x: tf.Tensor, dy: tf.Tensor, rows: Axis, most_sums: int) -> None:
+        """The slices are as wide as leaves `most_sums` partial sums, or few enough terms."""
         self.layout, self.x, self.dy = layout, x, dy
         self.axis = axis = layout.spec.cols
         covers = [stop - start for start, stop in map(axis.outputs_of_tap, range(axis.taps)) if stop > start]
         width = -(-axis.output // COLUMN_TERMS)
-        if rows * axis.taps * width * (dy.shape[0] or 1) * (dy.shape[3] or 1) > MOST_PARTIAL_SUMS:
+        sums = rows.output * rows.taps * axis.taps * width * (dy.shape[0] or 1) * (dy.shape[3] or 1)
+        if sums > most_sums:
             width = -(-axis.output // MORE_COLUMN_TERMS)
         self.width = min([width, *covers])
 
