@@ -37,10 +37,15 @@ class Row:
 
 
 ISLAND_TAPS = 25
-"""Fewest taps for which an island computes the filter gradient on builds with oneDNN, where nothing is dilated."""
+"""Fewest taps for which an island computes the filter gradient on builds with oneDNN, where nothing is dilated and
+channels have one output each (8x28x28x192 k7 m4: 14 ms in oneDNN's kernel, 25 in an island)."""
 MOST_ISLAND_TAPS = 64
 """Most taps for which an island computes output or input gradient where oneDNN can: 8x14x14x512 k27 takes 11 ms in
 oneDNN's kernel and 142 in an island."""
+MOST_REPEATED_TAPS, MOST_REPEATS = 25, 4
+"""Most taps, and most outputs of an input channel where it has several, for which an island computes output or input
+gradient where oneDNN can: the input gradient of 8x28x28x192 k7 m2 takes 42 ms in oneDNN's kernel and 71 in an island;
+the output of 8x112x112x3 k3 s2 m8 takes 0.6 and 1.6."""
 ISLAND_PRODUCTS = 2**22
 """Fewest products whose sum is worth the second that an island takes to compile."""
 
@@ -68,10 +73,16 @@ def _island_in_nchw(spec: ConvSpec, contraction: Contraction, mode: Mode) -> boo
     return contraction == "filter_grad" or not _has_fast_kernels(spec) or _taps(spec) <= MOST_ISLAND_TAPS
 
 
+def _island_with_multiplier(spec: ConvSpec, contraction: Contraction, mode: Mode) -> bool:
+    if contraction == "filter_grad" or not _island_may_pay(spec, mode) or not _has_fast_kernels(spec):
+        return False
+    return 1 < spec.multiplier <= MOST_REPEATS and _taps(spec) <= MOST_REPEATED_TAPS
+
+
 def _island_with_onednn(spec: ConvSpec, contraction: Contraction, mode: Mode) -> bool:
     if contraction == "output" or not _island_may_pay(spec, mode) or not _has_fast_kernels(spec):
         return False
-    if contraction == "filter_grad" and _taps(spec) >= ISLAND_TAPS:
+    if contraction == "filter_grad" and _taps(spec) >= ISLAND_TAPS and spec.multiplier == 1:
         return True
     return _is_dilated(spec) and (contraction == "filter_grad" or _taps(spec) <= MOST_ISLAND_TAPS)
 
@@ -110,6 +121,15 @@ TABLE: tuple[Row, ...] = (
         "native and island: 5.2 and 2.4, 6.1 and 2.5, 8.3 and 6.8 ms, output, input and filter gradient of 8x56x56x128 "
         "k3 NCHW; without oneDNN 14 and 2.3, 14 and 2.9, 13 and 8.0; float32, 2 CPU cores (python -m benchmarks "
         "--case, --mode graph, --implementation depthwise:native and depthwise:island)",
+    ),
+    Row(
+        "island",
+        _island_with_multiplier,
+        "oneDNN's kernels are fast where channels have one output each, and slow where several; sizes are known and "
+        "large, so that compiling it once pays",
+        "native and island: 17 and 5.7, 24 and 2.7 ms, output and input gradient of 8x56x56x128 k3 m2; 12 and 5.3, 16 "
+        "and 4.9 of 8x28x28x192 k5 m2; but filter gradient of 8x28x28x64 k3 m4 2.6 and 3.0; float32, 2 CPU cores (the "
+        "same command)",
     ),
     Row(
         "island",

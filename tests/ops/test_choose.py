@@ -86,6 +86,15 @@ class TableTest(unittest.TestCase):
             ("nchw", [8, 128, 56, 56], dict(format="NCHW"), "island island island", "island island island"),
             ("large", [8, 512, 14, 14], dict(k=27, format="NCHW"), "native native island", "island island island"),
             ("float64", [8, 56, 56, 128], dict(dtype="float64"), "island island native", "island island native"),
+            ("multiplier", [8, 56, 56, 128], dict(multiplier=2), "island island native", "island island native"),
+            ("multiplier_8", [8, 56, 56, 16], dict(multiplier=8), "native native native", "island island native"),
+            (
+                "repeated_5x5",
+                [8, 28, 28, 192],
+                dict(multiplier=4, k=5),
+                "island island native",
+                "island island native",
+            ),
             ("half", [8, 28, 28, 192], dict(k=5, dtype="bfloat16"), "native native island", "island island native"),
             ("compiled", [8, 28, 28, 192], dict(compiled=True), "taps taps taps", "taps taps taps"),
             ("small", [1, 9, 9, 8], dict(k=5, rate=2), "native native native", "native native native"),
@@ -94,9 +103,9 @@ class TableTest(unittest.TestCase):
     )
     @unittest.skipIf(tf.config.list_physical_devices("GPU"), "with a GPU, no islands")
     def test_islands(self, _, shape, case, with_onednn, without):
-        case = dict(k=3, rate=1, stride=1, dtype="float32", compiled=False, format="NHWC") | case
+        case = dict(k=3, rate=1, stride=1, dtype="float32", compiled=False, format="NHWC", multiplier=1) | case
         channels = shape[1] if case["format"] == "NCHW" else shape[3]
-        w = tf.ones([case["k"], case["k"], channels, 1], case["dtype"])
+        w = tf.ones([case["k"], case["k"], channels, case["multiplier"]], case["dtype"])
         strides = [1, *np.broadcast_to(case["stride"], 2), 1]
         found = []
         signature = [tf.TensorSpec(shape, case["dtype"])]

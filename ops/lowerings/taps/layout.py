@@ -95,7 +95,8 @@ def sizes_of(tensor: tf.Tensor) -> list[Size]:
     known = tensor.shape.as_list()
     if None not in known:
         return list(known)
-    return [at_run_time if size is None else size for size, at_run_time in zip(known, tf.unstack(tf.shape(tensor)))]
+    at_run_time = tf.unstack(tf.shape(tensor))
+    return [at_run_time[i] if size is None else size for i, size in enumerate(known)]
 
 
 def total(terms: list[tf.Tensor]) -> tf.Tensor:
