@@ -76,7 +76,7 @@ def _island_in_nchw(spec: ConvSpec, contraction: Contraction, mode: Mode) -> boo
 def _island_with_multiplier(spec: ConvSpec, contraction: Contraction, mode: Mode) -> bool:
     if contraction == "filter_grad" or not _island_may_pay(spec, mode) or not _has_fast_kernels(spec):
         return False
-    return 1 < spec.multiplier <= MOST_REPEATS and _taps(spec) <= MOST_REPEATED_TAPS
+    return 1 < (spec.multiplier or 1) <= MOST_REPEATS and _taps(spec) <= MOST_REPEATED_TAPS
 
 
 def _island_with_onednn(spec: ConvSpec, contraction: Contraction, mode: Mode) -> bool:
