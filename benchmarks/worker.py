@@ -75,8 +75,10 @@ def main() -> None:
     library = importlib.import_module(request["framework"])
     print(json.dumps({"implementations": implementations, "version": library.__version__}), file=replies, flush=True)
     wanted = request["implementations"] or list(implementations)
+    # A whole step first: its first call is to find nothing traced, as what is traced is kept.
+    quantities = sorted(request["quantities"], key=lambda quantity: quantity != "step")
     for text in request["cases"]:
-        for quantity in request["quantities"]:
+        for quantity in quantities:
             modes = request["modes"]
             runners = [(name, mode) for name in implementations if name in wanted for mode in modes]
             runners = [(name, mode) for name, mode in runners if mode in implementations[name]]
