@@ -83,6 +83,8 @@ class ValueTest(unittest.TestCase):
                 "in=1x30x9x2 filter=9x9x1 strides=3x3 padding=VALID format=NCHW",
                 "in=1x6x6x2 filter=15x9x1 padding=11,3,0,7 data=special",
                 "in=2x7x40x2 filter=1x67x1",
+                "in=1x6x7x128 filter=9x8x1 data=special",  # columns 512 bytes apart: a line is put between them
+                "in=1x5x6x32 filter=7x11x2 strides=2x1 dtype=float64",
             ),
             ("xla",),
         )
