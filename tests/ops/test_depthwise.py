@@ -83,13 +83,25 @@ class ValueTest(unittest.TestCase):
                 "in=1x30x9x2 filter=9x9x1 strides=3x3 padding=VALID format=NCHW",
                 "in=1x6x6x2 filter=15x9x1 padding=11,3,0,7 data=special",
                 "in=2x7x40x2 filter=1x67x1",
-                "in=1x6x7x128 filter=9x8x1 data=special",  # columns 512 bytes apart: a line is put between them
-                "in=1x5x6x32 filter=7x11x2 strides=2x1 dtype=float64",
             ),
             ("xla",),
         )
     )
     def test_filters_too_large_to_write_out(self, notation, mode):
+        check(self, notation, "taps", mode)
+
+    @parameterized.expand(
+        [
+            ("in=1x6x7x256 filter=5x4x1 data=special", "xla"),
+            ("in=2x7x5x128 filter=5x5x2 strides=2x1 dilations=1x2 data=special", "graph"),
+            ("in=1x6x5x64 filter=6x5x2 dtype=float64", "xla"),
+            ("in=1x6x7x256 filter=9x8x1 data=special", "xla"),
+            ("in=1x5x6x64 filter=7x11x2 strides=2x1 dtype=float64", "xla"),
+            ("in=1x5x6x256 filter=5x5x1 dtype=int32", "eager"),
+        ]
+    )
+    def test_columns_a_cache_line_apart(self, notation, mode):
+        """Images whose columns lie a multiple of 1024 bytes apart, and filters that taps pad them for."""
         check(self, notation, "taps", mode)
 
     @parameterized.expand(itertools.product(EMPTY, ELEMENTARY, ("eager", "graph", "unknown", "xla")))

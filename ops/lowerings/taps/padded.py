@@ -23,11 +23,6 @@ UNROLLED_TAPS = 64
 """Most taps that are written out. 7x7 on (8,56,56,96) took 8 ms written out and 46 in a loop; 31x31 on (2,32,32,64) 197
 and 10."""
 
-CACHE_LINE_BYTES, CONFLICTING_BYTES = 64, 512
-"""Columns of an image that lie a multiple of 512 bytes apart share an eighth of the sets of a processor's first cache
-or less, and so do the taps of a filter row: a long row's loads throw each other out. A line between the columns mends
-it: 27x27 on (8,14,14,512) took 163 ms, and takes 52; 13x13 on (8,7,7,1024) 98, and takes 17."""
-
 
 def is_large(spec: ConvSpec) -> bool:
     """Whether the filter has too many taps to write out."""
@@ -110,13 +105,10 @@ def _stencil(
     layout: Layout, image: tf.Tensor, w: tf.Tensor, axes: tuple[Axis, Axis], rows: _Walk, cols: _Walk
 ) -> tf.Tensor:
     """The sum over all taps of tap times the samples it meets."""
-    spare = _spare_channels(layout, image)
+    channels = -layout.spare if _is_sized(layout.spec) and is_large(layout.spec) and layout.spare else None
 
     def tap(band: tf.Tensor, j: Any, weight: tf.Tensor) -> tf.Tensor:
-        samples = _under(layout, band, layout.col, cols, j)
-        if spare:
-            samples, weight = samples[..., :-spare], weight[:-spare]
-        return raw.Mul(x=samples, y=weight)
+        return raw.Mul(x=_under(layout, band, layout.col, cols, j)[..., :channels], y=weight[..., :channels])
 
     def tap_row(i: Any, weights: list[tf.Tensor]) -> tf.Tensor:
         band = _under(layout, image, layout.row, rows, i)
@@ -132,24 +124,11 @@ def _stencil(
     weights = layout.weights(w)
     if not is_large(layout.spec):
         return total([tap_row(i, row) for i, row in enumerate(weights)])
-    stacked = tf.stack([tf.stack(row) for row in weights])
-    if spare:
-        image = raw.Pad(input=image, paddings=[[0, 0], [0, 0], [0, 0], [0, spare]])
-        stacked = raw.Pad(input=stacked, paddings=[[0, 0], [0, 0], [0, spare]])
+    stacked = layout.apart(tf.stack([tf.stack(row) for row in weights]))
+    image = layout.apart(image)
     return _loop(
         len(weights), lambda i: tap_row(i, raw.Unpack(value=tf.gather(stacked, i), num=len(weights[0]), axis=0))
     )
-
-
-def _spare_channels(layout: Layout, image: tf.Tensor) -> int:
-    """How many channels to add to an NHWC image whose columns lie a multiple of `CONFLICTING_BYTES` apart, for a loop
-    over rows of taps."""
-    spec, channels = layout.spec, image.shape[3]
-    if spec.data_format == "NCHW" or channels is None or not _is_sized(spec) or not is_large(spec):
-        return 0
-    if channels * image.dtype.size % CONFLICTING_BYTES:
-        return 0
-    return int(CACHE_LINE_BYTES // image.dtype.size)
 
 
 def _loop(count: Any, term: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:

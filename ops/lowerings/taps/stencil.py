@@ -25,22 +25,21 @@ MAX_REGIONS = 9
 def output(spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
     """The convolution."""
     layout = Layout(spec, tf.shape(w))
-    x, weights = layout.repeat(x), layout.weights(w)
     runs, sizes = (output_runs(spec.rows), output_runs(spec.cols)), (spec.rows.size, spec.cols.size)
-    return shaped(_assemble(layout, x, weights, *runs, sizes), spec.output_shape)
+    return shaped(_assemble(layout, layout.repeat(x), w, *runs, sizes), spec.output_shape)
 
 
 def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
     """The input gradient of a convolution without strides."""
     layout = Layout(spec, tf.shape(w))
     runs, sizes = (input_runs(spec.rows), input_runs(spec.cols)), (spec.rows.output, spec.cols.output)
-    return shaped(layout.sum_repeated(_assemble(layout, dy, layout.weights(w), *runs, sizes)), spec.input_shape)
+    return shaped(layout.sum_repeated(_assemble(layout, dy, w, *runs, sizes)), spec.input_shape)
 
 
 def _assemble(
     layout: Layout,
     image: tf.Tensor,
-    weights: list[list[tf.Tensor]],
+    w: tf.Tensor,
     rows: tuple[Run, ...],
     cols: tuple[Run, ...],
     sizes: tuple[int, int],
@@ -53,6 +52,9 @@ def _assemble(
     regions = len(rows) * len(cols)
     if regions > MAX_REGIONS or (regions > 1 and layout.spec.data_format == "NCHW"):
         rows, cols = (merged(rows, sizes[0]),), (merged(cols, sizes[1]),)
+        weights = layout.weights_apart(w)
+    else:
+        weights = layout.weights(w)
     blocks = [[_block(layout, image, weights, r, c) for c in cols] for r in rows]
     return _concat([_concat(band, layout.col) for band in blocks], layout.row)
 
