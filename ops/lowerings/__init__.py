@@ -9,8 +9,7 @@ from depthwise.ops.lowerings.taps import Taps
 # A function: layers of one shape, of which models have many, are traced once.
 _taps = Apart("taps", Taps(), jit_compile=False)
 _island = Apart("island", Taps(), jit_compile=True)
-# Not inlined: that took TensorFlow 2 s of MobileNetV2's first step, for what runs once something is not finite.
-_native = Native(exactly=Apart("exactly", Taps(), jit_compile=False, inline=False))
+_native = Native(exactly=_taps)
 
 LOWERINGS: dict[str, Lowering] = {
     lowering.name: lowering for lowering in (_native, _taps, _island, Portable(outside_xla=_native, under_xla=_taps))

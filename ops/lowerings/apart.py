@@ -4,8 +4,7 @@ Compiled by XLA (`island`), the function is fused code in the middle of a graph,
 not compile otherwise. It pays where TensorFlow's kernels are slow: the filter gradients of large filters, and nearly
 everything on builds without oneDNN. Its price is a compilation for every shape, at the first call.
 
-Not compiled, it is code that is traced once for all the graphs that hold it. TensorFlow then copies it into each of
-them and optimises the copies, unless it is to stay a call: right for what hardly ever runs.
+Not compiled, it is code that is traced once for all the graphs that hold it.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from depthwise.ops.spec import ConvSpec
 class Apart:
     """A lowering, each of whose contractions is a `tf.function`; calls alike share it."""
 
-    def __init__(self, name: str, inside: Lowering, jit_compile: bool, inline: bool = True) -> None:
-        self.name, self.inside, self.jit_compile, self.inline = name, inside, jit_compile, inline
+    def __init__(self, name: str, inside: Lowering, jit_compile: bool) -> None:
+        self.name, self.inside, self.jit_compile = name, inside, jit_compile
         self._function = lru_cache(maxsize=1024)(self._new_function)
 
     def refuses(self, spec: ConvSpec, contraction: Contraction, mode: Mode) -> str | None:
@@ -54,12 +53,7 @@ class Apart:
         def depthwise_conv2d(*operands: tf.Tensor) -> tf.Tensor:
             return compute(spec, *operands)
 
-        function = tf.function(
-            depthwise_conv2d,
-            autograph=False,
-            jit_compile=self.jit_compile,
-            experimental_attributes=None if self.inline else {"_noinline": True},
-        )
+        function = tf.function(depthwise_conv2d, autograph=False, jit_compile=self.jit_compile)
         # Traced here, outside whatever graph is being built; and as one concrete function, or TensorFlow would count
         # the functions of many layers as retracings of one, and warn.
         with tf.init_scope():
