@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks.measurement import FLOOR, MODES, Measurement
+from benchmarks.measurement import FLOOR, MODES, QUANTITIES, Measurement
 from benchmarks.run import summary
 from benchmarks.targets import TARGETS, verdict
 
@@ -120,10 +120,12 @@ def plot(path: Path, measurements: Sequence[Measurement], ours: str = "depthwise
     from matplotlib import pyplot
 
     times = summary(measurements)
-    quantities = list(dict.fromkeys(quantity for _, quantity in times))
+    quantities = [name for name in QUANTITIES if any(quantity == name for _, quantity in times)]
     cases = list(dict.fromkeys(case for case, _ in times))
     height = 1.0 + 0.32 * len(cases)
-    figure, axes = pyplot.subplots(1, len(quantities), figsize=(2 + 3.6 * len(quantities), height), sharey=True)
+    figure, axes = pyplot.subplots(
+        1, len(quantities), figsize=(2 + 3.6 * len(quantities), height), sharey=True, layout="constrained"
+    )
     for axis, quantity in zip([axes] if len(quantities) == 1 else axes, quantities, strict=True):
         for i, mode in enumerate(MODES):
             at, ratios = [], []
@@ -140,6 +142,5 @@ def plot(path: Path, measurements: Sequence[Measurement], ours: str = "depthwise
         axis.set_xlabel(f"times faster than {REFERENCE} in the same mode")
         axis.set_yticks(range(len(cases)), cases, fontsize=7)
     figure.axes[0].invert_yaxis()
-    figure.axes[-1].legend(loc="lower right", fontsize=8)
-    figure.tight_layout()
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(MODES), fontsize=8)
     figure.savefig(path, dpi=140)

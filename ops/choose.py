@@ -36,12 +36,12 @@ class Row:
     evidence: str
 
 
-ISLAND_TAPS = 25
+ISLAND_TAPS, MORE_ISLAND_TAPS = 25, 49
 """Fewest taps for which an island computes the filter gradient on builds with oneDNN, where nothing is dilated and
-channels have one output each (8x28x28x192 k7 m4: 14 ms in oneDNN's kernel, 25 in an island)."""
+channels have one output each (8x28x28x192 k7 m4: 14 ms in oneDNN's kernel, 25 in an island); and without oneDNN."""
 MOST_ISLAND_TAPS = 64
 """Most taps for which an island computes output or input gradient where oneDNN can: 8x14x14x512 k27 takes 11 ms in
-oneDNN's kernel and 142 in an island."""
+oneDNN's kernel and 52 in an island."""
 MOST_REPEATED_TAPS, MOST_REPEATS = 25, 4
 """Most taps, and most outputs of an input channel where it has several, for which an island computes output or input
 gradient where oneDNN can: the input gradient of 8x28x28x192 k7 m2 takes 42 ms in oneDNN's kernel and 71 in an island;
@@ -93,6 +93,8 @@ def _island_without_onednn(spec: ConvSpec, contraction: Contraction, mode: Mode)
     strides = spec.rows.stride, spec.cols.stride
     if _is_dilated(spec) or strides[0] != strides[1] or contraction == "input_grad":
         return True
+    if contraction == "filter_grad":
+        return _taps(spec) >= MORE_ISLAND_TAPS
     return contraction == "output" and strides == (1, 1)
 
 
@@ -144,8 +146,9 @@ TABLE: tuple[Row, ...] = (
         "TensorFlow's kernels without oneDNN are slower at it than XLA; sizes are known and large, so that compiling "
         "it once pays",
         "native and island: output 3.7 and 1.8 ms, input gradient 4.2 and 2.0 of 8x112x112x32 k3; input gradient of "
-        "8x57x57x144 k3 s2 VALID 3.7 and 1.7; but filter gradient of 8x59x59x144 k5 s2 VALID 2.5 and 3.7; all three "
-        "of 8x56x56x128 k3 s2x1: 9.9 and 1.0, 11 and 1.7, 9.3 and 1.8; float32, 2 CPU cores (with --onednn off)",
+        "8x57x57x144 k3 s2 VALID 3.7 and 1.7; filter gradient of 8x14x14x384 k7 6.2 and 3.6, but of 8x59x59x144 k5 s2 "
+        "VALID 2.5 and 3.7; all three of 8x56x56x128 k3 s2x1: 9.9 and 1.0, 11 and 1.7, 9.3 and 1.8; float32, 2 CPU "
+        "cores (with --onednn off)",
     ),
     Row(
         "native",

@@ -79,6 +79,7 @@ class TableTest(unittest.TestCase):
         [
             # with oneDNN and without it: output, input gradient, filter gradient
             ("5x5", [8, 28, 28, 192], dict(k=5), "native native island", "island island native"),
+            ("7x7", [8, 28, 28, 192], dict(k=7), "native native island", "island island island"),
             ("3x3", [8, 56, 56, 128], {}, "native native native", "island island native"),
             ("dilated", [8, 56, 56, 128], dict(rate=2), "native island island", "island island island"),
             ("strided", [8, 56, 56, 128], dict(stride=2), "native native native", "native island native"),
