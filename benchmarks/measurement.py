@@ -12,7 +12,8 @@ QUANTITIES = ("forward", "input_grad", "filter_grad", "step")
 """step: the forward pass and both gradients, as training computes them."""
 MODES = ("eager", "graph", "xla")
 FLOOR = "floor"
-"""The implementation that moves the least bytes of the forward pass, and does nothing: x * 2."""
+"""What is left where nothing is convolved: of an op x * 2, which moves the bytes of its forward pass; of a whole model
+the rest of it."""
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def main() -> None:
     library = importlib.import_module(request["framework"])
     print(json.dumps({"implementations": implementations, "version": library.__version__}), file=replies, flush=True)
     wanted = request["implementations"] or list(implementations)
-    # A whole step first: its first call is to find nothing traced, as what is traced is kept.
+    # A whole step first, and this op before what shares its functions: its first call is to find nothing traced.
     quantities = sorted(request["quantities"], key=lambda quantity: quantity != "step")
     for text in request["cases"]:
         for quantity in quantities:

@@ -68,7 +68,7 @@ def _has_fast_kernels(spec: ConvSpec) -> bool:
 
 
 def _island_in_nchw(spec: ConvSpec, contraction: Contraction, mode: Mode) -> bool:
-    if spec.data_format != "NCHW" or not _island_may_pay(spec, mode):
+    if spec.data_format != "NCHW" or spec.multiplier != 1 or not _island_may_pay(spec, mode):
         return False
     return contraction == "filter_grad" or not _has_fast_kernels(spec) or _taps(spec) <= MOST_ISLAND_TAPS
 
@@ -95,7 +95,7 @@ def _island_without_onednn(spec: ConvSpec, contraction: Contraction, mode: Mode)
         return True
     if contraction == "filter_grad":
         return _taps(spec) >= MORE_ISLAND_TAPS
-    return contraction == "output" and strides == (1, 1)
+    return strides == (1, 1)
 
 
 def _is_dilated(spec: ConvSpec) -> bool:
@@ -127,11 +127,11 @@ TABLE: tuple[Row, ...] = (
     Row(
         "island",
         _island_with_multiplier,
-        "oneDNN's kernels are fast where channels have one output each, and slow where several; sizes are known and "
-        "large, so that compiling it once pays",
+        "oneDNN's kernels are slow where channels have two to four outputs each, XLA with filters of up to 5x5 is not; "
+        "sizes are known and large, so that compiling it once pays",
         "native and island: 17 and 5.7, 24 and 2.7 ms, output and input gradient of 8x56x56x128 k3 m2; 12 and 5.3, 16 "
-        "and 4.9 of 8x28x28x192 k5 m2; but filter gradient of 8x28x28x64 k3 m4 2.6 and 3.0; float32, 2 CPU cores (the "
-        "same command)",
+        "and 4.9 of 8x28x28x192 k5 m2; 5.7 and 1.9, 5.3 and 1.5 of 8x56x56x64 k3 s2 m2; but filter gradient of "
+        "8x28x28x64 k3 m4 2.6 and 3.0; float32, 2 CPU cores (the same command)",
     ),
     Row(
         "island",

@@ -6,7 +6,7 @@ from depthwise.ops.lowerings.native import Native
 from depthwise.ops.lowerings.portable import Portable
 from depthwise.ops.lowerings.taps import Taps
 
-# A function: layers of one shape, of which models have many, are traced once.
+# `taps` is a function, so that layers of one shape, of which models have many, are traced once.
 _taps = Apart("taps", Taps(), jit_compile=False)
 _island = Apart("island", Taps(), jit_compile=True)
 _native = Native(exactly=_taps)

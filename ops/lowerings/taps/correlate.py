@@ -137,7 +137,7 @@ class _Columns:
     """Input and output gradient (NHWC), cut along the columns into slices of one width."""
 
     def __init__(self, layout: Layout, x: tf.Tensor, dy: tf.Tensor, rows: Axis, most_sums: int) -> None:
-        """The slices are as wide as leaves `most_sums` partial sums, or few enough terms."""
+        """In as many slices as there are COLUMN_TERMS, or MORE_COLUMN_TERMS where partial sums exceed `most_sums`."""
         self.layout, self.x, self.dy = layout, x, dy
         self.axis = axis = layout.spec.cols
         covers = [stop - start for start, stop in map(axis.outputs_of_tap, range(axis.taps)) if stop > start]

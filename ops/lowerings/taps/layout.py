@@ -15,9 +15,9 @@ from depthwise.ops.spec import ConvSpec
 raw = tf.raw_ops
 
 CACHE_LINE_BYTES, CONFLICTING_BYTES = 64, 1024
-"""Columns of an image that lie a multiple of 1024 bytes apart share a quarter of the sets of a processor's first cache
-or less, and so do the taps of a filter: the loads of many taps throw each other out. A line between them mends it. For
-(8,7,7,1024), 5x5 took 2.4 ms and takes 1.1, 7x7 6.9 and 2.2, 13x13 98 and 17; 27x27 on (8,14,14,512) 163 and 52."""
+"""Columns of an image that lie a multiple of 1024 bytes apart fall into at most four of the 64 sets of a processor's
+first cache, and so do the taps of a filter: the loads of many taps throw each other out. A line between them mends it.
+For (8,7,7,1024), 5x5 took 2.4 ms and takes 1.1, 7x7 6.9 and 2.2, 13x13 98 and 17; 27x27 on (8,14,14,512) 163 and 52."""
 
 
 class Layout:
@@ -81,10 +81,11 @@ class Layout:
         # Flat: XLA sees that a slice of a padding reads no zeros, and then pads nothing; through a reshape it does not.
         flat, step = tf.reshape(apart, [-1]), channels + self.spare
         begins = [[(i * cols + j) * step for j in range(cols)] for i in range(rows)]
-        return [[raw.Slice(input=flat, begin=[at], size=[channels]) for at in row] for row in begins]
+        return [[raw.Slice(input=flat, begin=[at], size=self.shape(channels)) for at in row] for row in begins]
 
     def cut(self, image: tf.Tensor, rows: tuple[int, int, int], cols: tuple[int, int, int]) -> tf.Tensor:
-        """The samples begin, begin + step, ... (end exclusive) of rows and cols, everything of the other dimensions."""
+        """The samples begin, begin + step, ... (end exclusive) of rows and cols, everything of the other dimensions; of
+        a `piece`, not its spare channels."""
         begin, end, step = [0] * 4, [0] * 4, [1] * 4
         (begin[self.row], end[self.row], step[self.row]) = rows
         (begin[self.col], end[self.col], step[self.col]) = cols

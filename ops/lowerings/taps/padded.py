@@ -105,10 +105,15 @@ def _stencil(
     layout: Layout, image: tf.Tensor, w: tf.Tensor, axes: tuple[Axis, Axis], rows: _Walk, cols: _Walk
 ) -> tf.Tensor:
     """The sum over all taps of tap times the samples it meets."""
-    channels = -layout.spare if _is_sized(layout.spec) and is_large(layout.spec) and layout.spare else None
+    large = _is_sized(layout.spec) and is_large(layout.spec)
+    if large:
+        image = layout.apart(image)
+
+    def real(tensor: tf.Tensor) -> tf.Tensor:
+        return tensor[..., : -layout.spare] if large and layout.spare else tensor
 
     def tap(band: tf.Tensor, j: Any, weight: tf.Tensor) -> tf.Tensor:
-        return raw.Mul(x=_under(layout, band, layout.col, cols, j)[..., :channels], y=weight[..., :channels])
+        return raw.Mul(x=real(_under(layout, band, layout.col, cols, j)), y=real(weight))
 
     def tap_row(i: Any, weights: list[tf.Tensor]) -> tf.Tensor:
         band = _under(layout, image, layout.row, rows, i)
@@ -122,10 +127,9 @@ def _stencil(
             lambda k: tap(_under(layout, image, layout.row, rows, k // width), k % width, tf.gather(each, k)),
         )
     weights = layout.weights(w)
-    if not is_large(layout.spec):
+    if not large:
         return total([tap_row(i, row) for i, row in enumerate(weights)])
     stacked = layout.apart(tf.stack([tf.stack(row) for row in weights]))
-    image = layout.apart(image)
     return _loop(
         len(weights), lambda i: tap_row(i, raw.Unpack(value=tf.gather(stacked, i), num=len(weights[0]), axis=0))
     )
