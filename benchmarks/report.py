@@ -120,7 +120,10 @@ def plot(path: Path, measurements: Sequence[Measurement], ours: str = "depthwise
     from matplotlib import pyplot
 
     times = summary(measurements)
-    quantities = [name for name in QUANTITIES if any(quantity == name for _, quantity in times)]
+    # Those of whole models, which are none of them, last.
+    quantities = sorted(
+        {quantity for _, quantity in times}, key=lambda quantity: (*QUANTITIES, quantity).index(quantity)
+    )
     cases = list(dict.fromkeys(case for case, _ in times))
     height = 1.0 + 0.32 * len(cases)
     figure, axes = pyplot.subplots(
