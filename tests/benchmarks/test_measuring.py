@@ -139,5 +139,8 @@ class ReportTest(unittest.TestCase):
             self.skipTest("matplotlib is not installed")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "plot.png")
-            plot(path, self.found)
-            self.assertEqual(path.read_bytes()[1:4], b"PNG")
+            model = Measurement("MobileNetV2 96x96", "depthwise", "xla", "train", wall_ms=1.0)
+            for measurements in (self.found, [model]):  # a whole model's quantities are others
+                plot(path, measurements)
+                self.assertEqual(path.read_bytes()[1:4], b"PNG")
+                path.unlink()
