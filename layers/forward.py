@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 import tensorflow as tf
 from depthwise.ops import depthwise_conv2d
 
@@ -14,7 +13,7 @@ def convolve(layer: Any, inputs: Any, kernel: Any, lowering: str) -> Any:
     last, padding = layer.data_format == "channels_last", layer.padding
     return depthwise_conv2d(
         inputs,
-        keras.ops.convert_to_tensor(kernel),  # in the compute dtype, where a mixed policy is at work
+        tf.convert_to_tensor(kernel),  # in the compute dtype, where a mixed policy is at work
         strides=in_order(last, 1, layer.strides[0], layer.strides[1], 1),
         padding=padding.upper() if isinstance(padding, str) else in_order(last, (0, 0), padding[0], padding[1], (0, 0)),
         data_format="NHWC" if last else "NCHW",
@@ -27,8 +26,9 @@ def finish(layer: Any, outputs: Any) -> Any:
     """The outputs, with the layer's bias and activation."""
     if layer.use_bias:
         # Not keras.ops.add, which takes longer than the convolution of a small image; and TensorFlow fuses this op.
+        # Read first (keras.ops.convert_to_tensor hands a variable on): ops are slow at variables in eager code.
         data_format = "NHWC" if layer.data_format == "channels_last" else "NCHW"
-        outputs = tf.nn.bias_add(outputs, keras.ops.convert_to_tensor(layer.bias), data_format)
+        outputs = tf.nn.bias_add(outputs, tf.convert_to_tensor(layer.bias), data_format)
     return outputs if layer.activation is None else layer.activation(outputs)
 
 
