@@ -35,8 +35,8 @@ from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
-from depthwise.ops.geometry import Axis
-from depthwise.ops.lowerings.taps.layout import Layout, shaped, sizes_of, step_range, total
+from depthwise.ops.geometry import Axis, ceil_div
+from depthwise.ops.lowerings.taps.layout import Layout, lines_held, shaped, sizes_of, step_range, total
 from depthwise.ops.lowerings.taps.padded import is_large
 from depthwise.ops.spec import FLOATS, ConvSpec
 
@@ -77,7 +77,7 @@ def _at_once(layout: Layout, x: tf.Tensor, dy: tf.Tensor, most_sums: int) -> tf.
 def _by_turns(layout: Layout, x: tf.Tensor, dy: tf.Tensor, most_sums: int) -> tf.Tensor:
     """The same, as a loop: a few tap rows meet a band of the padded input as the rows of a small filter do."""
     rows, cols = layout.spec.rows, layout.spec.cols
-    turns = -(-rows.taps // TAP_ROWS)
+    turns = ceil_div(rows.taps, TAP_ROWS)
     band = Axis(rows.reach + rows.rate * (TAP_ROWS - 1), TAP_ROWS, rows.stride, rows.rate, "VALID")
     before, after = rows.pads
     # As far as the last turn reaches, which may have a row too many.
@@ -104,7 +104,7 @@ def _contracted(rows: Axis, columns: _Columns, on_input: tf.Tensor) -> tf.Tensor
     """[tap rows, tap columns, channels], of whose products those count that are `on_input` [outputs, tap rows]."""
     layout, tap_columns = columns.layout, columns.axis.taps
     parts = []
-    for taps in np.array_split(range(tap_columns), -(-tap_columns // TAP_COLUMNS)):
+    for taps in np.array_split(range(tap_columns), ceil_div(tap_columns, TAP_COLUMNS)):
         summed = _sum_rows(layout, _partial_sums(rows, columns, taps.tolist(), on_input))
         shape = layout.shape(rows.taps, len(taps), columns.width, sizes_of(summed)[2])
         parts.append(tf.reduce_sum(tf.reshape(summed, shape), 2))
@@ -137,14 +137,18 @@ class _Columns:
     """Input and output gradient (NHWC), cut along the columns into slices of one width."""
 
     def __init__(self, layout: Layout, x: tf.Tensor, dy: tf.Tensor, rows: Axis, most_sums: int) -> None:
-        """In as many slices as there are COLUMN_TERMS, or MORE_COLUMN_TERMS where partial sums exceed `most_sums`."""
+        """In as many slices as there are COLUMN_TERMS, or MORE_COLUMN_TERMS where partial sums exceed `most_sums`; in
+        fewer where so many would crowd the cache."""
         self.layout, self.x, self.dy = layout, x, dy
         self.axis = axis = layout.spec.cols
         covers = [stop - start for start, stop in map(axis.outputs_of_tap, range(axis.taps)) if stop > start]
-        width = -(-axis.output // COLUMN_TERMS)
+        width = ceil_div(axis.output, COLUMN_TERMS)
         sums = rows.output * rows.taps * axis.taps * width * (dy.shape[0] or 1) * (dy.shape[3] or 1)
         if sums > most_sums:
-            width = -(-axis.output // MORE_COLUMN_TERMS)
+            width = ceil_div(axis.output, MORE_COLUMN_TERMS)
+        column_bytes = (dy.shape[3] or 1) * dy.dtype.size
+        while ceil_div(axis.output, width) > lines_held(width * column_bytes):
+            width += 1
         self.width = min([width, *covers])
 
     def pairs(self, tap: int) -> list[tuple[int, int, int]]:
@@ -217,11 +221,11 @@ def _skew(layout: Layout, rows: Axis, columns: tf.Tensor) -> tf.Tensor:
     again and again, in rows of `length` = rate modulo the size: row i begins rate*i further on.
     """
     size, before = rows.size, rows.pads[0]
-    length = rows.rate + size * -(-max(0, rows.reach - rows.rate) // size)
+    length = rows.rate + size * ceil_div(max(0, rows.reach - rows.rate), size)
     begin = -before % size
     walked = begin + rows.taps * length
     batch, _, width, channels = sizes_of(columns)
-    turns = -(-walked // size)
+    turns = ceil_div(walked, size)
     t = tf.reshape(columns, layout.shape(batch, 1, size, width, channels))
     t = tf.broadcast_to(t, layout.shape(batch, turns, size, width, channels))
     t = tf.reshape(t, layout.shape(batch, turns * size, width, channels))
@@ -244,7 +248,7 @@ def _row_window(rows: int) -> tuple[int, int]:
     Two windows at least, one for each of two threads; of a power of two, by which a mean is divided exactly.
     """
     window = 1 << ((rows + 1) // 2).bit_length() - 1
-    return window, window * -(-rows // window)
+    return window, window * ceil_div(rows, window)
 
 
 def _sum_rows(layout: Layout, partial: tf.Tensor) -> tf.Tensor:

@@ -6,6 +6,7 @@ channels (a broadcast and a reshape, which XLA reads through), so that no formul
 
 from __future__ import annotations
 
+from math import gcd
 from typing import Any
 
 import tensorflow as tf
@@ -14,10 +15,12 @@ from depthwise.ops.spec import ConvSpec
 
 raw = tf.raw_ops
 
-CACHE_LINE_BYTES, CONFLICTING_BYTES = 64, 1024
-"""Columns of an image that lie a multiple of 1024 bytes apart fall into at most four of the 64 sets of a processor's
-first cache, and so do the taps of a filter: the loads of many taps throw each other out. A line between them mends it.
-For (8,7,7,1024), 5x5 took 2.4 ms and takes 1.1, 7x7 6.9 and 2.2, 13x13 98 and 17; 27x27 on (8,14,14,512) 163 and 52."""
+CACHE_LINE_BYTES, CACHE_PERIOD_BYTES = 64, 4096
+"""A processor's first cache has 64 sets of lines: what lies 4096 bytes apart falls into the same one."""
+CONFLICTING_BYTES = 1024
+"""Columns of an image that lie a multiple of this apart fall into at most four sets, and so do the taps of a filter:
+the loads of many taps throw each other out. A line between them mends it. For (8,7,7,1024), 5x5 took 2.4 ms and takes
+1.1, 7x7 6.9 and 2.2, 13x13 98 and 17; 27x27 on (8,14,14,512) 163 and 52."""
 
 
 class Layout:
@@ -125,6 +128,17 @@ class Layout:
         """An image of zeros with the channels of the output, the batch and dtype of this one."""
         sizes = self.spec.layout(sizes_of(image)[0], height, width, self.channels * self.multiplier)
         return tf.zeros(self.shape(*sizes), image.dtype)
+
+
+def lines_held(step_bytes: int) -> int:
+    """How many lines that lie this far apart a processor's first cache holds: 8 in each of the sets they fall into.
+
+    A term of a sum over columns loads a line of the input and one of the output gradient. Once there are more terms
+    than this, nearly every load misses: the filter gradient of 3x3 on (8,56,56,256) took 9.5 ms with 14 terms 4096
+    bytes apart, and takes 6.5 with 12 terms 5120 apart; 5x5 on (8,28,28,512) took 15 with 28 terms 2048 apart, and
+    takes 7.9 with 10 terms 6144 apart.
+    """
+    return 8 * CACHE_PERIOD_BYTES // gcd(step_bytes, CACHE_PERIOD_BYTES)
 
 
 def sizes_of(tensor: tf.Tensor) -> list[Size]:

@@ -13,6 +13,7 @@ from itertools import product
 
 import tensorflow as tf
 from depthwise.ops.lowerings import LOWERINGS
+from depthwise.ops.lowerings.taps import Taps
 from depthwise.ops.spec import canonicalize
 from parameterized import parameterized
 
@@ -59,6 +60,12 @@ def taps(contraction, stride, data_format):
         return lowering.filter_grad(spec, x, dy, tf.shape(w))
 
     return compute
+
+
+def taps_alone(x, w, dy):
+    """(x, w, dy) -> filter gradient, not in a function of its own, so that its nodes are in sight."""
+    spec = canonicalize(x, w, [1, 1, 1, 1], "SAME", None, None)[0]
+    return Taps().filter_grad(spec, x, dy, tf.shape(w))
 
 
 def stock(contraction):
@@ -135,6 +142,21 @@ class TapsStructureTest(unittest.TestCase):
             most += 2  # dy is padded, a fraction of the input's size; and the filter is laid out
         self.assertLessEqual(fusions(text), most)
         self.assertGreaterEqual(fusions(text), 1)
+
+    @parameterized.expand(
+        [
+            ((8, 56, 56, 128), 3, 4),  # 14 terms of 4 columns, 2048 bytes apart: the 16 lines of two sets hold them
+            ((8, 56, 56, 256), 3, 5),  # of 4 columns they would be 4096 apart, in one set, which holds 8
+            ((8, 28, 28, 512), 3, 3),
+            ((8, 28, 28, 512), 5, 3),
+        ]
+    )
+    def test_terms_of_a_filter_gradient_fit_into_the_cache(self, shape, kernel, width):
+        """How many columns a term has, told from the partial sums: [batch, rows, taps * width, channels]."""
+        x, w = tf.TensorSpec(shape), tf.TensorSpec([kernel, kernel, shape[-1], 1])
+        traced = tf.function(taps_alone, autograph=False).get_concrete_function(x, w, x)
+        partial = [op.inputs[0].shape for op in traced.graph.get_operations() if op.type == "AvgPool"]
+        self.assertEqual([dims[2] for dims in partial], [kernel * kernel * width])
 
     # The tests above can fail: they do on the op that this lowering replaces, and on the plain way to write it.
 
