@@ -104,6 +104,19 @@ class ValueTest(unittest.TestCase):
         """Images whose columns lie a multiple of 1024 bytes apart, and filters that taps pad them for."""
         check(self, notation, "taps", mode)
 
+    @parameterized.expand(
+        [
+            ("in=2x7x6x3 filter=6x6x2 data=special", "xla"),
+            ("in=1x8x9x2 filter=3x3x11 strides=2x1 format=NCHW data=special", "xla"),
+            ("in=1x9x8x3 filter=5x7x2 strides=2x2 dilations=1x2 dtype=float64", "graph"),
+            ("in=2x7x6x2 filter=9x9x3 format=NCHW data=special", "xla"),
+            ("in=1x6x5x2 filter=4x5x4 dtype=int32", "eager"),
+        ]
+    )
+    def test_many_taps_for_an_input_gradient_to_sum(self, notation, mode):
+        """Taps times outputs of a channel beyond what is summed without a stop in memory."""
+        check(self, notation, "taps", mode)
+
     @parameterized.expand(itertools.product(EMPTY, ELEMENTARY, ("eager", "graph", "unknown", "xla")))
     def test_empty(self, notation, lowering, mode):
         check(self, notation, lowering, mode)

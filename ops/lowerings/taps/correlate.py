@@ -93,8 +93,8 @@ def _by_turns(layout: Layout, x: tf.Tensor, dy: tf.Tensor, most_sums: int) -> tf
         met = raw.Slice(input=padded, begin=begin, size=sizes)
         met = shaped(met, (x.shape[0], band.size, cols.size, x.shape[3]))
         # In memory, for a slice that begins anywhere would keep the loop of stage 1 from being vectorised.
-        mask = _in_memory(layout, tf.gather(masks, k))[0, :, :TAP_ROWS, 0]
-        return _contracted(band, _Columns(layout, _in_memory(layout, met), dy, band, most_sums), mask)
+        mask = layout.in_memory(tf.gather(masks, k))[0, :, :TAP_ROWS, 0]
+        return _contracted(band, _Columns(layout, layout.in_memory(met), dy, band, most_sums), mask)
 
     found = tf.map_fn(turn, tf.range(turns), fn_output_signature=dy.dtype)
     return tf.reshape(found, layout.shape(turns * TAP_ROWS, cols.taps, channels))[: rows.taps]
@@ -117,20 +117,7 @@ def _channels_last(layout: Layout, image: tf.Tensor) -> tf.Tensor:
     In memory, for stage 1 would else load what lies a channel apart: 7x7 on (8,192,28,28) took 12.8 ms, and takes 5.1
     (NHWC: 3.7).
     """
-    return _in_memory(layout, raw.Transpose(x=image, perm=[0, 2, 3, 1]))
-
-
-def _in_memory(layout: Layout, image: tf.Tensor) -> tf.Tensor:
-    """The same in a buffer of its own, which XLA fuses into nothing; with zeros at the end of each row, not to be read.
-
-    XLA fuses a slice or a transposition into all slices that are taken of it. It does not fuse a padding. But it sees
-    that a slice of the padding reads no zeros, and then there is none: hence the reshape between the two, through which
-    it does not look.
-    """
-    first, second, width, rest = sizes_of(image)
-    rows = tf.reshape(image, layout.shape(first * second, width, rest))
-    rows = raw.Pad(input=rows, paddings=[[0, 0], [0, 1], [0, 0]])
-    return tf.reshape(rows, layout.shape(first, second, width + 1, rest))
+    return layout.in_memory(raw.Transpose(x=image, perm=[0, 2, 3, 1]))
 
 
 class _Columns:

@@ -14,14 +14,10 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 from depthwise.ops.geometry import Axis
-from depthwise.ops.lowerings.taps.layout import Layout, shaped, total
+from depthwise.ops.lowerings.taps.layout import UNROLLED_TAPS, Layout, shaped, total
 from depthwise.ops.spec import ConvSpec, nhwc
 
 raw = tf.raw_ops
-
-UNROLLED_TAPS = 64
-"""Most taps that are written out. 7x7 on (8,56,56,96) took 8 ms written out and 46 in a loop; 31x31 on (2,32,32,64) 197
-and 10."""
 
 
 def is_large(spec: ConvSpec) -> bool:

@@ -158,6 +158,14 @@ class TapsStructureTest(unittest.TestCase):
         partial = [op.inputs[0].shape for op in traced.graph.get_operations() if op.type == "AvgPool"]
         self.assertEqual([dims[2] for dims in partial], [kernel * kernel * width])
 
+    @parameterized.expand([("NHWC",), ("NCHW",)])
+    def test_an_input_gradient_with_several_outputs_is_summed_from_memory(self, data_format):
+        """A pad, the stencil, the sum over the outputs: in one fusion, the last two would be scalar code."""
+        x, _, _ = inputs(7, 1, data_format)
+        dy = tf.repeat(x, 2, axis=data_format.index("C"))
+        w = tf.zeros([7, 7, CHANNELS, 2])
+        self.assertEqual(fusions(hlo(taps("input_grad", 1, data_format), (x, w, dy), "CPU")), 3)
+
     # The tests above can fail: they do on the op that this lowering replaces, and on the plain way to write it.
 
     @parameterized.expand(product(("CPU", "GPU"), CONTRACTIONS))
