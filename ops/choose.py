@@ -38,14 +38,16 @@ class Row:
 
 ISLAND_TAPS, MORE_ISLAND_TAPS = 25, 49
 """Fewest taps for which an island computes the filter gradient on builds with oneDNN, where nothing is dilated and
-channels have one output each (8x28x28x192 k7 m4: 14 ms in oneDNN's kernel, 25 in an island); and without oneDNN."""
+channels have one output each; and without oneDNN."""
 MOST_ISLAND_TAPS = 64
 """Most taps for which an island computes output or input gradient where oneDNN can: 8x14x14x512 k27 takes 11 ms in
 oneDNN's kernel and 52 in an island."""
-MOST_REPEATED_TAPS, MOST_REPEATS = 25, 4
-"""Most taps, and most outputs of an input channel where it has several, for which an island computes output or input
-gradient where oneDNN can: the input gradient of 8x28x28x192 k7 m2 takes 42 ms in oneDNN's kernel and 71 in an island;
-the output of 8x112x112x3 k3 s2 m8 takes 0.6 and 1.6."""
+MOST_REPEATS, MOST_REPEATED_TAPS = 4, 49
+"""Most outputs of an input channel, where it has several, and most taps then, for which an island computes what oneDNN
+can: the output of 8x112x112x3 k3 s2 m8 takes 0.6 ms in oneDNN's kernel and 1.6 in an island."""
+FEW_REPEATS, FEW_TAPS = 2, 9
+"""Of filter gradients with several outputs an island takes those with no more than two, or no more than 3x3 taps:
+8x28x28x192 k7 m4 takes 17 ms in oneDNN's kernel and 28 in an island."""
 ISLAND_PRODUCTS = 2**22
 """Fewest products whose sum is worth the second that an island takes to compile."""
 
@@ -62,27 +64,37 @@ def _taps(spec: ConvSpec) -> int:
     return taps
 
 
+def _repeats(spec: ConvSpec) -> int:
+    """Outputs of an input channel, where an island may pay: known."""
+    multiplier: int = spec.multiplier or 1
+    return multiplier
+
+
 def _has_fast_kernels(spec: ConvSpec) -> bool:
     """Whether oneDNN computes it: on builds that use it, in float32 (which half types are accumulated in)."""
     return spec.dtype != "float64" and onednn_runs_grouped_convolutions()
 
 
 def _island_in_nchw(spec: ConvSpec, contraction: Contraction, mode: Mode) -> bool:
-    if spec.data_format != "NCHW" or spec.multiplier != 1 or not _island_may_pay(spec, mode):
+    if spec.data_format != "NCHW" or not _island_may_pay(spec, mode) or _repeats(spec) > MOST_REPEATS:
         return False
-    return contraction == "filter_grad" or not _has_fast_kernels(spec) or _taps(spec) <= MOST_ISLAND_TAPS
+    if contraction == "filter_grad":
+        return _repeats(spec) == 1
+    return not _has_fast_kernels(spec) or _taps(spec) <= MOST_ISLAND_TAPS
 
 
 def _island_with_multiplier(spec: ConvSpec, contraction: Contraction, mode: Mode) -> bool:
-    if contraction == "filter_grad" or not _island_may_pay(spec, mode) or not _has_fast_kernels(spec):
+    if not 1 < _repeats(spec) <= MOST_REPEATS or not _island_may_pay(spec, mode) or not _has_fast_kernels(spec):
         return False
-    return 1 < (spec.multiplier or 1) <= MOST_REPEATS and _taps(spec) <= MOST_REPEATED_TAPS
+    if contraction == "filter_grad" and _repeats(spec) > FEW_REPEATS:
+        return _taps(spec) <= FEW_TAPS
+    return _taps(spec) <= MOST_REPEATED_TAPS
 
 
 def _island_with_onednn(spec: ConvSpec, contraction: Contraction, mode: Mode) -> bool:
     if contraction == "output" or not _island_may_pay(spec, mode) or not _has_fast_kernels(spec):
         return False
-    if contraction == "filter_grad" and _taps(spec) >= ISLAND_TAPS and spec.multiplier == 1:
+    if contraction == "filter_grad" and _taps(spec) >= ISLAND_TAPS and _repeats(spec) == 1:
         return True
     return _is_dilated(spec) and (contraction == "filter_grad" or _taps(spec) <= MOST_ISLAND_TAPS)
 
@@ -121,17 +133,18 @@ TABLE: tuple[Row, ...] = (
         "TensorFlow's CPU kernels compute in NHWC, and transposing around them takes longer than XLA takes altogether; "
         "sizes are known and large, so that compiling it once pays",
         "native and island: 5.2 and 2.4, 6.1 and 2.5, 8.3 and 6.8 ms, output, input and filter gradient of 8x56x56x128 "
-        "k3 NCHW; without oneDNN 14 and 2.3, 14 and 2.9, 13 and 8.0; float32, 2 CPU cores (python -m benchmarks "
+        "k3 NCHW; without oneDNN 14 and 2.3, 14 and 2.9, 13 and 8.0; output and input gradient of 8x28x28x192 k7 m2 "
+        "NCHW 32 and 8.8, 46 and 13; without oneDNN 29 and 11, 23 and 9.3; float32, 2 CPU cores (python -m benchmarks "
         "--case, --mode graph, --implementation depthwise:native and depthwise:island)",
     ),
     Row(
         "island",
         _island_with_multiplier,
-        "oneDNN's kernels are slow where channels have two to four outputs each, XLA with filters of up to 5x5 is not; "
+        "oneDNN's kernels are slow where channels have two to four outputs each, XLA with filters of up to 7x7 is not; "
         "sizes are known and large, so that compiling it once pays",
-        "native and island: 17 and 5.7, 24 and 2.7 ms, output and input gradient of 8x56x56x128 k3 m2; 12 and 5.3, 16 "
-        "and 4.9 of 8x28x28x192 k5 m2; 5.7 and 1.9, 5.3 and 1.5 of 8x56x56x64 k3 s2 m2; but filter gradient of "
-        "8x28x28x64 k3 m4 2.6 and 3.0; float32, 2 CPU cores (the same command)",
+        "native and island: output, input and filter gradient of 8x56x56x128 k3 m2 17 and 5.0, 20 and 2.3, 21 and 8.2; "
+        "of 8x28x28x192 k5 m2 18 and 6.6, 24 and 6.9, 8.5 and 6.8; of 8x14x14x384 k7 m2 11 and 4.9, 15 and 5.1, 5.8 "
+        "and 5.3; of 8x28x28x128 k3 m4 8.8 and 3.6, 14 and 2.6, 6.4 and 6.1; float32, 2 CPU cores (the same command)",
     ),
     Row(
         "island",
