@@ -19,6 +19,7 @@ that is not finite may meet the padding's zeros too and make NaN there: which it
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from math import prod
@@ -59,6 +60,7 @@ class Native:
         """`exactly`: the lowering for filter gradients where something is not finite. TensorFlow's kernels multiply the
         padding's zeros with the output gradient, and 0 * NaN is NaN: it would reach taps that it has no part in."""
         self.exactly = exactly
+        self._exact_filter_grad = lru_cache(maxsize=64)(self._new_exact_filter_grad)
 
     def refuses(self, spec: ConvSpec, contraction: Contraction, mode: Mode) -> str | None:
         if spec.dtype not in FLOATS:
@@ -97,12 +99,28 @@ class Native:
             dw = tf.cond(
                 tf.reduce_all(tf.math.is_finite(found)),
                 lambda: found,
-                lambda: self.exactly.filter_grad(_of_any_size(spec), x, g, sizes),
+                lambda: self._exact_filter_grad(_of_any_size(spec))(x, g, found),
             )
             dw.set_shape(spec.filter_shape)
             return dw
 
         return _unless_empty(spec, kernel, sizes, dy, input)
+
+    def _new_exact_filter_grad(self, spec: ConvSpec) -> Callable[..., Any]:
+        """(input, dy, a tensor of the filter's shape) -> filter gradient.
+
+        A call that stays one: put in place of it, the same nodes in every layer would take longer to optimise than all
+        the rest of a model.
+        """
+
+        def exact_filter_grad(x: tf.Tensor, dy: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+            # A shape, unlike sizes that are handed over, is known to XLA even inside the call.
+            return self.exactly.filter_grad(spec, x, dy, tf.shape(like))
+
+        function = tf.function(exact_filter_grad, autograph=False, experimental_attributes={"_noinline": True})
+        with tf.init_scope():
+            concrete: Callable[..., Any] = function.get_concrete_function(*[tf.TensorSpec([None] * 4, spec.dtype)] * 3)
+        return concrete
 
 
 def _kernel(spec: ConvSpec, contraction: Contraction) -> Kernel:

@@ -6,6 +6,9 @@ import sys
 import textwrap
 import unittest
 
+import tensorflow as tf
+from depthwise.ops import depthwise_conv2d
+
 PREDICT = textwrap.dedent("""
     import tensorflow as tf
     from depthwise.ops import depthwise_conv2d
@@ -29,3 +32,24 @@ class GrapplerTest(unittest.TestCase):
         environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"}
         run = subprocess.run([sys.executable, "-c", PREDICT], capture_output=True, text=True, env=environment)
         self.assertEqual(run.returncode, 0, run.stderr[-2000:])
+
+
+class ExactFilterGradientTest(unittest.TestCase):
+    def test_layers_share_it_and_none_holds_it(self):
+        """Inlined, what is only for numbers that are not finite doubled the time to a model's first step."""
+
+        @tf.function(autograph=False)
+        def gradients(x, filters):
+            with tf.GradientTape() as tape:
+                tape.watch(filters)
+                y = x
+                for w in filters:
+                    y = depthwise_conv2d(y, w, [1, 1, 1, 1], "SAME", lowering="native")
+            return tape.gradient(y, filters)
+
+        filters = [tf.ones([k, k, 4, 1]) for k in (3, 5, 3)]
+        graph = gradients.get_concrete_function(tf.ones([2, 9, 8, 4]), filters).graph.as_graph_def()
+        shared = [f for f in graph.library.function if "_noinline" in f.attr and f.attr["_noinline"].b]
+        self.assertEqual(len(shared), 1)
+        callers = [f for f in graph.library.function for n in f.node_def if n.op.endswith("PartitionedCall")]
+        self.assertGreaterEqual(len(callers), len(filters))
