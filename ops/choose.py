@@ -42,12 +42,14 @@ channels have one output each; and without oneDNN."""
 MOST_ISLAND_TAPS = 64
 """Most taps for which an island computes output or input gradient where oneDNN can: 8x14x14x512 k27 takes 11 ms in
 oneDNN's kernel and 52 in an island."""
-MOST_REPEATS, MOST_REPEATED_TAPS = 4, 49
-"""Most outputs of an input channel, where it has several, and most taps then, for which an island computes what oneDNN
-can: the output of 8x112x112x3 k3 s2 m8 takes 0.6 ms in oneDNN's kernel and 1.6 in an island."""
+MOST_REPEATS = 4
+"""Most outputs of an input channel for which an island computes what it has several of, with oneDNN or in NCHW: the
+output of 8x112x112x3 k3 s2 m8 takes 0.6 ms in oneDNN's kernel and 1.6 in an island."""
+MOST_REPEATED_TAPS = 49
+"""Most taps for which it does so with oneDNN in NHWC: none larger was measured."""
 FEW_REPEATS, FEW_TAPS = 2, 9
-"""Of filter gradients with several outputs an island takes those with no more than two, or no more than 3x3 taps:
-8x28x28x192 k7 m4 takes 17 ms in oneDNN's kernel and 28 in an island."""
+"""Its filter gradients there have no more outputs of a channel than this, or no more taps: 8x28x28x192 k7 m4 takes 17
+ms in oneDNN's kernel and 28 in an island."""
 ISLAND_PRODUCTS = 2**22
 """Fewest products whose sum is worth the second that an island takes to compile."""
 
@@ -65,7 +67,7 @@ def _taps(spec: ConvSpec) -> int:
 
 
 def _repeats(spec: ConvSpec) -> int:
-    """Outputs of an input channel, where an island may pay: known."""
+    """Outputs of an input channel; 1 while unknown."""
     multiplier: int = spec.multiplier or 1
     return multiplier
 
@@ -144,7 +146,8 @@ TABLE: tuple[Row, ...] = (
         "sizes are known and large, so that compiling it once pays",
         "native and island: output, input and filter gradient of 8x56x56x128 k3 m2 17 and 5.0, 20 and 2.3, 21 and 8.2; "
         "of 8x28x28x192 k5 m2 18 and 6.6, 24 and 6.9, 8.5 and 6.8; of 8x14x14x384 k7 m2 11 and 4.9, 15 and 5.1, 5.8 "
-        "and 5.3; of 8x28x28x128 k3 m4 8.8 and 3.6, 14 and 2.6, 6.4 and 6.1; float32, 2 CPU cores (the same command)",
+        "and 5.3; of 8x28x28x128 k3 m4 8.8 and 3.6, 14 and 2.6, 6.4 and 6.1; of 8x56x56x64 k3 s2 m2 3.7 and 2.1, 6.1 "
+        "and 1.6, 4.2 and 3.0; float32, 2 CPU cores (the same command)",
     ),
     Row(
         "island",

@@ -9,7 +9,7 @@ from depthwise.ops.lowerings.taps import Taps
 # `taps` is a function, so that layers of one shape, of which models have many, are traced once.
 _taps = Apart("taps", Taps(), jit_compile=False)
 _island = Apart("island", Taps(), jit_compile=True)
-_native = Native(exactly=_taps)
+_native = Native(exactly=Taps())
 
 LOWERINGS: dict[str, Lowering] = {
     lowering.name: lowering for lowering in (_native, _taps, _island, Portable(outside_xla=_native, under_xla=_taps))

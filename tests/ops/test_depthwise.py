@@ -110,12 +110,25 @@ class ValueTest(unittest.TestCase):
             ("in=1x8x9x2 filter=3x3x11 strides=2x1 format=NCHW data=special", "xla"),
             ("in=1x9x8x3 filter=5x7x2 strides=2x2 dilations=1x2 dtype=float64", "graph"),
             ("in=2x7x6x2 filter=9x9x3 format=NCHW data=special", "xla"),
-            ("in=1x6x5x2 filter=4x5x4 dtype=int32", "eager"),
+            ("in=1x6x5x2 filter=4x5x4 dtype=complex64", "eager"),
         ]
     )
     def test_many_taps_for_an_input_gradient_to_sum(self, notation, mode):
         """Taps times outputs of a channel beyond what is summed without a stop in memory."""
         check(self, notation, "taps", mode)
+
+    @parameterized.expand(
+        [("taps", "xla"), ("auto", "xla"), ("portable", "graph"), ("native", "graph"), ("taps", "graph")]
+    )
+    def test_a_multiplier_that_is_known_late(self, lowering, mode):
+        """Alone: images and the other sizes of the filter are known."""
+
+        def of_any_multiplier(x, w, *arguments, **more):
+            w = tf.raw_ops.PlaceholderWithDefault(input=w, shape=[*w.shape[:3], None])
+            return depthwise_conv2d(x, w, *arguments, **more)
+
+        for notation in ("in=2x7x6x3 filter=6x6x2", "in=2x7x6x3 filter=3x3x2 strides=2x1 format=NCHW"):
+            check(self, notation, lowering, mode, of_any_multiplier)
 
     @parameterized.expand(itertools.product(EMPTY, ELEMENTARY, ("eager", "graph", "unknown", "xla")))
     def test_empty(self, notation, lowering, mode):

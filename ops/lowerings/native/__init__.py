@@ -109,8 +109,8 @@ class Native:
     def _new_exact_filter_grad(self, spec: ConvSpec) -> Callable[..., Any]:
         """(input, dy, a tensor of the filter's shape) -> filter gradient.
 
-        A call that stays one: put in place of it, the same nodes in every layer would take longer to optimise than all
-        the rest of a model.
+        Not inlined: with a copy of its nodes in every layer, MobileNetV2's first training step took 12 s, and takes 8.3
+        (with Keras's layers 5.6).
         """
 
         def exact_filter_grad(x: tf.Tensor, dy: tf.Tensor, like: tf.Tensor) -> tf.Tensor:

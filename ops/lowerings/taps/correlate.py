@@ -31,16 +31,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from math import gcd
 from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import Axis, ceil_div
-from depthwise.ops.lowerings.taps.layout import Layout, lines_held, shaped, sizes_of, step_range, total
+from depthwise.ops.lowerings.taps.layout import Layout, shaped, sizes_of, step_range, total
 from depthwise.ops.lowerings.taps.padded import is_large
 from depthwise.ops.spec import FLOATS, ConvSpec
 
 raw = tf.raw_ops
+
+CACHE_PERIOD_BYTES, WAYS = 4096, 8
+"""What lies 4096 bytes apart falls into one set of a processor's first cache, which holds 8 lines, or a few more."""
 
 Slice: TypeAlias = Callable[[int], tf.Tensor]
 """From a column to the slice of an image that begins there, in the shape of the products."""
@@ -54,7 +58,8 @@ COLUMN_TERMS, MORE_COLUMN_TERMS = 14, 28
 MOST_PARTIAL_SUMS = {"NHWC": 2**22, "NCHW": 2**20}
 """Most partial sums, where more terms could make them fewer. 7x7 on (8,56,56,96): with 28 terms 7.3 ms, 19 MiB and
 3.2 s to compile; with 14 terms 13 ms, 64 MiB and 1.8 s. (What takes over 32 MiB, glibc gives back to the system and
-asks for anew in every call, page by page.) In NCHW there are copies of both images beside them: 3x3 on (8,128,56,56)
+asks for anew in every call, page by page. A crowded cache costs more: 7x7 on (8,28,28,1024) takes 108 ms with 28 terms,
+and 47 with 7 and four times the memory.) In NCHW there are copies of both images beside them: 3x3 on (8,128,56,56)
 took 18 ms, and takes 6.2."""
 
 
@@ -125,7 +130,8 @@ class _Columns:
 
     def __init__(self, layout: Layout, x: tf.Tensor, dy: tf.Tensor, rows: Axis, most_sums: int) -> None:
         """In as many slices as there are COLUMN_TERMS, or MORE_COLUMN_TERMS where partial sums exceed `most_sums`; in
-        fewer where so many would crowd the cache."""
+        fewer where so many would crowd the cache, whatever memory that takes. Where some tap covers fewer columns than
+        a slice then has, slices are as narrow as that."""
         self.layout, self.x, self.dy = layout, x, dy
         self.axis = axis = layout.spec.cols
         covers = [stop - start for start, stop in map(axis.outputs_of_tap, range(axis.taps)) if stop > start]
@@ -134,7 +140,7 @@ class _Columns:
         if sums > most_sums:
             width = ceil_div(axis.output, MORE_COLUMN_TERMS)
         column_bytes = (dy.shape[3] or 1) * dy.dtype.size
-        while ceil_div(axis.output, width) > lines_held(width * column_bytes):
+        while ceil_div(axis.output, width) > _lines_held(width * column_bytes):
             width += 1
         self.width = min([width, *covers])
 
@@ -178,6 +184,18 @@ class _Columns:
         dy = self.layout.cut(self.dy, rows, (column, column + self.width, 1))
         batch, height, width, channels = sizes_of(dy)
         return tf.reshape(dy, self.layout.shape(batch, height, 1, width, channels))
+
+
+def _lines_held(step_bytes: int) -> int:
+    """How many lines that lie this far apart the first cache holds.
+
+    A term of a sum over columns loads a line of the input and one of the output gradient. Once there are more terms
+    than this, nearly every load misses: the filter gradient of 3x3 on (8,56,56,256) took 9.5 ms with 14 terms 4096
+    bytes apart, and takes 6.5 with 12 terms 5120 apart; 5x5 on (8,28,28,512) took 15 with 28 terms 2048 apart, and
+    takes 7.9 with 10 terms 6144 apart. (Of the input alone, lines that a stride brings together do no harm: 3x3, stride
+    2, on (8,56,56,256).)
+    """
+    return WAYS * CACHE_PERIOD_BYTES // gcd(step_bytes, CACHE_PERIOD_BYTES)
 
 
 def _partial_sums(rows: Axis, columns: _Columns, taps: list[int], on_input: tf.Tensor) -> tf.Tensor:

@@ -6,7 +6,6 @@ channels (a broadcast and a reshape, which XLA reads through), so that no formul
 
 from __future__ import annotations
 
-from math import gcd
 from typing import Any
 
 import tensorflow as tf
@@ -15,16 +14,19 @@ from depthwise.ops.spec import ConvSpec
 
 raw = tf.raw_ops
 
-CACHE_LINE_BYTES, CACHE_PERIOD_BYTES = 64, 4096
-"""A processor's first cache has 64 sets of lines: what lies 4096 bytes apart falls into the same one."""
-CONFLICTING_BYTES = 1024
-"""Columns of an image that lie a multiple of this apart fall into at most four sets, and so do the taps of a filter:
-the loads of many taps throw each other out. A line between them mends it. For (8,7,7,1024), 5x5 took 2.4 ms and takes
-1.1, 7x7 6.9 and 2.2, 13x13 98 and 17; 27x27 on (8,14,14,512) 163 and 52."""
+CACHE_LINE_BYTES, CONFLICTING_BYTES = 64, 1024
+"""Columns of an image that lie a multiple of 1024 bytes apart fall into at most four of the 64 sets of a processor's
+first cache, and so do the taps of a filter: the loads of many taps throw each other out. A line between them mends it.
+For (8,7,7,1024), 5x5 took 2.4 ms and takes 1.1, 7x7 6.9 and 2.2, 13x13 98 and 17; 27x27 on (8,14,14,512) 163 and 52."""
 
 UNROLLED_TAPS = 64
 """Most taps that are written out. 7x7 on (8,56,56,96) took 8 ms written out and 46 in a loop; 31x31 on (2,32,32,64) 197
 and 10."""
+
+FUSED_TERMS, MOST_SLICES = 64, 8
+"""Most taps, of all outputs of a channel, that an input gradient sums in one fusion; and the most outputs that are
+sliced from memory otherwise. 7x7 on (8,28,28,192) took 28 ms in one fusion with two outputs, 23 with three, and takes 9
+and 13 from memory; 3x3 on (8,28,28,64) took 4.4 with 8 outputs, and takes 3.5, but with 16 it takes 5.1, not 6.8."""
 
 
 class Layout:
@@ -56,19 +58,26 @@ class Layout:
         """The transpose of `repeat`: the sum over the outputs of each input channel.
 
         XLA fuses what is summed into the sum, which then has the taps of every output for terms: scalar code, where
-        they are many. 7x7 on (8,28,28,192) with two outputs took 28 ms, and takes 9 from memory.
+        they are many.
         """
         if self.spec.multiplier == 1:
             return dx
         sizes = sizes_of(dx)
-        if self.spec.known and self.spec.rows.taps * self.spec.cols.taps * self.multiplier > UNROLLED_TAPS:
-            # A slice for each output, not a reduction: that XLA would take out of the padding.
+        if self._is_summed_from_memory():
+            # A slice for each output: a reduction XLA would move ahead of the padding, and fuse again.
             dx, end = self.in_memory(dx), self.shape(*sizes)
             begins = [self.spec.layout(0, 0, 0, m) for m in range(self.multiplier)]
             strides = self.spec.layout(1, 1, 1, self.multiplier)
             return total([raw.StridedSlice(input=dx, begin=begin, end=end, strides=strides) for begin in begins])
         split = self.shape(*sizes[: self.channel], self.channels, self.multiplier, *sizes[self.channel + 1 :])
         return tf.reduce_sum(tf.reshape(dx, split), self.channel + 1)
+
+    def _is_summed_from_memory(self) -> bool:
+        if not self.spec.known or self.spec.multiplier is None or self.spec.multiplier > MOST_SLICES:
+            return False
+        taps: int = self.spec.rows.taps * self.spec.cols.taps
+        # A filter too large to write out forms its sums in a loop, which leaves them in memory.
+        return taps <= UNROLLED_TAPS and taps * self.spec.multiplier > FUSED_TERMS
 
     def weights(self, w: tf.Tensor) -> list[list[tf.Tensor]]:
         """The filter as rows of taps, each of a shape that broadcasts against an image."""
@@ -133,7 +142,7 @@ class Layout:
     def in_memory(self, image: tf.Tensor) -> tf.Tensor:
         """The same in a buffer of its own, which XLA fuses into nothing.
 
-        It has zeros after the third dimension, not to be read.
+        It has one more place, of zeros, at the end of its third dimension.
 
         XLA fuses a slice or a transposition into all slices that are taken of it. It does not fuse a padding. But it
         sees that a slice of the padding reads no zeros, and then there is none: hence the reshape between the two,
@@ -156,17 +165,6 @@ class Layout:
         """An image of zeros with the channels of the output, the batch and dtype of this one."""
         sizes = self.spec.layout(sizes_of(image)[0], height, width, self.channels * self.multiplier)
         return tf.zeros(self.shape(*sizes), image.dtype)
-
-
-def lines_held(step_bytes: int) -> int:
-    """How many lines that lie this far apart a processor's first cache holds: 8 in each of the sets they fall into.
-
-    A term of a sum over columns loads a line of the input and one of the output gradient. Once there are more terms
-    than this, nearly every load misses: the filter gradient of 3x3 on (8,56,56,256) took 9.5 ms with 14 terms 4096
-    bytes apart, and takes 6.5 with 12 terms 5120 apart; 5x5 on (8,28,28,512) took 15 with 28 terms 2048 apart, and
-    takes 7.9 with 10 terms 6144 apart.
-    """
-    return 8 * CACHE_PERIOD_BYTES // gcd(step_bytes, CACHE_PERIOD_BYTES)
 
 
 def sizes_of(tensor: tf.Tensor) -> list[Size]:
