@@ -50,6 +50,10 @@ MOST_REPEATED_TAPS = 49
 FEW_REPEATS, FEW_TAPS = 2, 9
 """Its filter gradients there have no more outputs of a channel than this, or no more taps: 8x28x28x192 k7 m4 takes 17
 ms in oneDNN's kernel and 28 in an island."""
+MOST_REPEATED_ELEMENTS = 2**23
+"""Most elements of an output of channels with several, for which an island computes it without oneDNN in NHWC: past 32
+MiB, it and the repeated input beside it are given back to the system after every call, and asked for anew. 8x56x56x128
+k3 m4 takes 30 ms in TensorFlow's kernel and 43 to 65 in an island. (With oneDNN, TensorFlow keeps memory: 10.)"""
 ISLAND_PRODUCTS = 2**22
 """Fewest products whose sum is worth the second that an island takes to compile."""
 
@@ -109,7 +113,7 @@ def _island_without_onednn(spec: ConvSpec, contraction: Contraction, mode: Mode)
         return True
     if contraction == "filter_grad":
         return _taps(spec) >= MORE_ISLAND_TAPS
-    return strides == (1, 1)
+    return strides == (1, 1) and (_repeats(spec) == 1 or prod(spec.output_shape) <= MOST_REPEATED_ELEMENTS)
 
 
 def _is_dilated(spec: ConvSpec) -> bool:

@@ -88,6 +88,7 @@ class TableTest(unittest.TestCase):
             ("large", [8, 512, 14, 14], dict(k=27, format="NCHW"), "native native island", "island island island"),
             ("float64", [8, 56, 56, 128], dict(dtype="float64"), "island island native", "island island native"),
             ("multiplier", [8, 56, 56, 128], dict(multiplier=2), "island island island", "island island native"),
+            ("multiplier_large", [8, 56, 56, 128], dict(multiplier=4), "island island island", "native island native"),
             ("multiplier_4", [8, 28, 28, 128], dict(multiplier=4), "island island island", "island island native"),
             ("multiplier_8", [8, 56, 56, 16], dict(multiplier=8), "native native native", "island island native"),
             (
