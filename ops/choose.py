@@ -50,10 +50,11 @@ MOST_REPEATED_TAPS = 49
 FEW_REPEATS, FEW_TAPS = 2, 9
 """Its filter gradients there have no more outputs of a channel than this, or no more taps: 8x28x28x192 k7 m4 takes 17
 ms in oneDNN's kernel and 28 in an island."""
-MOST_REPEATED_ELEMENTS = 2**23
-"""Most elements of an output of channels with several, for which an island computes it without oneDNN in NHWC: past 32
-MiB, it and the repeated input beside it are given back to the system after every call, and asked for anew. 8x56x56x128
-k3 m4 takes 30 ms in TensorFlow's kernel and 43 to 65 in an island. (With oneDNN, TensorFlow keeps memory: 10.)"""
+MOST_REPEATED_ELEMENTS = {"output": 2**23, "input_grad": 2**22}
+"""Most elements of the output, where channels have several, for which an island computes output or, past 3x3, input
+gradient without oneDNN in NHWC. What lies in memory beside it is then past 32 MiB, and given back to the system after
+every call: 8x56x56x128 k3 m4 takes 30 ms in TensorFlow's kernel and 43 to 65 in an island, the input gradient of
+8x28x28x192 k5 m4 13 and 27. (With oneDNN, TensorFlow keeps memory: 10 and 11.)"""
 ISLAND_PRODUCTS = 2**22
 """Fewest products whose sum is worth the second that an island takes to compile."""
 
@@ -62,7 +63,12 @@ def _island_may_pay(spec: ConvSpec, mode: Mode) -> bool:
     """Whether sizes are known, and large enough that a compilation is soon earned back. (On a GPU: not measured.)"""
     if mode != "graph" or spec.may_be_empty or tf.config.list_physical_devices("GPU"):
         return False
-    return bool(prod(dim or 0 for dim in spec.output_shape) * _taps(spec) >= ISLAND_PRODUCTS)
+    return _elements(spec) * _taps(spec) >= ISLAND_PRODUCTS
+
+
+def _elements(spec: ConvSpec) -> int:
+    """Elements of the output; 0 while unknown."""
+    return prod(dim or 0 for dim in spec.output_shape)
 
 
 def _taps(spec: ConvSpec) -> int:
@@ -109,11 +115,14 @@ def _island_without_onednn(spec: ConvSpec, contraction: Contraction, mode: Mode)
     if not _island_may_pay(spec, mode) or _has_fast_kernels(spec):
         return False
     strides = spec.rows.stride, spec.cols.stride
-    if _is_dilated(spec) or strides[0] != strides[1] or contraction == "input_grad":
+    if _is_dilated(spec) or strides[0] != strides[1]:
         return True
     if contraction == "filter_grad":
         return _taps(spec) >= MORE_ISLAND_TAPS
-    return strides == (1, 1) and (_repeats(spec) == 1 or prod(spec.output_shape) <= MOST_REPEATED_ELEMENTS)
+    if contraction == "output" and strides != (1, 1):
+        return False
+    needs_no_memory = _repeats(spec) == 1 or (contraction == "input_grad" and _taps(spec) <= FEW_TAPS)
+    return needs_no_memory or _elements(spec) <= MOST_REPEATED_ELEMENTS[contraction]
 
 
 def _is_dilated(spec: ConvSpec) -> bool:

@@ -96,7 +96,7 @@ class TableTest(unittest.TestCase):
                 [8, 28, 28, 192],
                 dict(multiplier=4, k=5),
                 "island island native",
-                "island island native",
+                "island native native",
             ),
             ("repeated_7x7", [8, 28, 28, 192], dict(multiplier=2, k=7), "island island island", "island island island"),
             ("repeated_9x9", [8, 28, 28, 192], dict(multiplier=2, k=9), "native native native", "island island island"),
