@@ -43,8 +43,8 @@ MOST_ISLAND_TAPS = 64
 """Most taps for which an island computes output or input gradient where oneDNN can: 8x14x14x512 k27 takes 11 ms in
 oneDNN's kernel and 52 in an island."""
 MOST_REPEATS = 4
-"""Most outputs of an input channel for which an island computes what it has several of, with oneDNN or in NCHW: the
-output of 8x112x112x3 k3 s2 m8 takes 0.6 ms in oneDNN's kernel and 1.6 in an island."""
+"""Most outputs of an input channel for which an island is taken in NCHW, or for having several with oneDNN: the output
+of 8x112x112x3 k3 s2 m8 takes 0.6 ms in oneDNN's kernel and 1.6 in an island."""
 MOST_REPEATED_TAPS = 49
 """Most taps for which it does so with oneDNN in NHWC: none larger was measured."""
 FEW_REPEATS, FEW_TAPS = 2, 9

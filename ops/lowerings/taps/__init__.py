@@ -8,6 +8,7 @@ from __future__ import annotations
 import tensorflow as tf
 from depthwise.ops.lowerings.base import Contraction, Mode
 from depthwise.ops.lowerings.taps import correlate, padded, stencil, strided
+from depthwise.ops.lowerings.taps.layout import is_large
 from depthwise.ops.spec import ConvSpec
 
 
@@ -34,4 +35,4 @@ class Taps:
 
 
 def _unrolls(spec: ConvSpec) -> bool:
-    return spec.known and not padded.is_large(spec)
+    return spec.known and not is_large(spec)

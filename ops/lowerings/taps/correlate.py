@@ -37,8 +37,7 @@ from typing import TypeAlias
 import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import Axis, ceil_div
-from depthwise.ops.lowerings.taps.layout import Layout, shaped, sizes_of, step_range, total
-from depthwise.ops.lowerings.taps.padded import is_large
+from depthwise.ops.lowerings.taps.layout import Layout, is_large, shaped, sizes_of, step_range, total
 from depthwise.ops.spec import FLOATS, ConvSpec
 
 raw = tf.raw_ops

@@ -75,9 +75,9 @@ class Layout:
     def _is_summed_from_memory(self) -> bool:
         if not self.spec.known or self.spec.multiplier is None or self.spec.multiplier > MOST_SLICES:
             return False
-        taps: int = self.spec.rows.taps * self.spec.cols.taps
-        # A filter too large to write out forms its sums in a loop, which leaves them in memory.
-        return taps <= UNROLLED_TAPS and taps * self.spec.multiplier > FUSED_TERMS
+        terms: int = self.spec.rows.taps * self.spec.cols.taps * self.spec.multiplier
+        # The sums of a large filter are formed in a loop, which leaves them in memory.
+        return terms > FUSED_TERMS and not is_large(self.spec)
 
     def weights(self, w: tf.Tensor) -> list[list[tf.Tensor]]:
         """The filter as rows of taps, each of a shape that broadcasts against an image."""
@@ -165,6 +165,11 @@ class Layout:
         """An image of zeros with the channels of the output, the batch and dtype of this one."""
         sizes = self.spec.layout(sizes_of(image)[0], height, width, self.channels * self.multiplier)
         return tf.zeros(self.shape(*sizes), image.dtype)
+
+
+def is_large(spec: ConvSpec) -> bool:
+    """Whether the filter has too many taps to write out."""
+    return bool(spec.rows.taps * spec.cols.taps > UNROLLED_TAPS)
 
 
 def sizes_of(tensor: tf.Tensor) -> list[Size]:

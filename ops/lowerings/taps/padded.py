@@ -14,15 +14,10 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 from depthwise.ops.geometry import Axis
-from depthwise.ops.lowerings.taps.layout import UNROLLED_TAPS, Layout, shaped, total
+from depthwise.ops.lowerings.taps.layout import Layout, is_large, shaped, total
 from depthwise.ops.spec import ConvSpec, nhwc
 
 raw = tf.raw_ops
-
-
-def is_large(spec: ConvSpec) -> bool:
-    """Whether the filter has too many taps to write out."""
-    return bool(spec.rows.taps * spec.cols.taps > UNROLLED_TAPS)
 
 
 def _is_sized(spec: ConvSpec) -> bool:

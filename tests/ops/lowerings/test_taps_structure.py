@@ -47,9 +47,8 @@ def strides_of(stride, data_format):
     return [1, stride, stride, 1] if data_format == "NHWC" else [1, 1, stride, stride]
 
 
-def taps(contraction, stride, data_format):
+def taps(contraction, stride, data_format, lowering=LOWERINGS["taps"]):
     """(x, w, dy) -> one contraction by the lowering under test."""
-    lowering = LOWERINGS["taps"]
 
     def compute(x, w, dy):
         spec = canonicalize(x, w, strides_of(stride, data_format), "SAME", data_format, None)[0]
@@ -60,12 +59,6 @@ def taps(contraction, stride, data_format):
         return lowering.filter_grad(spec, x, dy, tf.shape(w))
 
     return compute
-
-
-def taps_alone(x, w, dy):
-    """(x, w, dy) -> filter gradient, not in a function of its own, so that its nodes are in sight."""
-    spec = canonicalize(x, w, [1, 1, 1, 1], "SAME", None, None)[0]
-    return Taps().filter_grad(spec, x, dy, tf.shape(w))
 
 
 def stock(contraction):
@@ -154,7 +147,8 @@ class TapsStructureTest(unittest.TestCase):
     def test_terms_of_a_filter_gradient_fit_into_the_cache(self, shape, kernel, width):
         """How many columns a term has, told from the partial sums: [batch, rows, taps * width, channels]."""
         x, w = tf.TensorSpec(shape), tf.TensorSpec([kernel, kernel, shape[-1], 1])
-        traced = tf.function(taps_alone, autograph=False).get_concrete_function(x, w, x)
+        alone = taps("filter_grad", 1, "NHWC", Taps())  # in no function of its own: its nodes are in sight
+        traced = tf.function(alone, autograph=False).get_concrete_function(x, w, x)
         partial = [op.inputs[0].shape for op in traced.graph.get_operations() if op.type == "AvgPool"]
         self.assertEqual([dims[2] for dims in partial], [kernel * kernel * width])
 
