@@ -83,11 +83,30 @@ class ValueTest(unittest.TestCase):
                 "in=1x30x9x2 filter=9x9x1 strides=3x3 padding=VALID format=NCHW",
                 "in=1x6x6x2 filter=15x9x1 padding=11,3,0,7 data=special",
                 "in=2x7x40x2 filter=1x67x1",
+                "in=2x25x5x2 filter=33x2x1 data=special",
+                "in=1x9x8x2 filter=10x9x2 strides=1x2 format=NCHW data=special",
+            ),
+            ("xla", "unknown"),
+        )
+    )
+    def test_filters_too_large_to_write_out(self, notation, mode):
+        check(self, notation, "taps", mode)
+
+    @parameterized.expand(
+        itertools.product(
+            (
+                "in=2x7x5x3 filter=13x9x1 data=special",  # just large enough
+                "in=2x6x5x2 filter=13x10x2 format=NCHW data=special",
+                "in=3x7x6x2 filter=17x19x1 strides=2x3 padding=7,6,8,9 data=special",
+                "in=2x9x8x256 filter=17x16x1 dtype=float64",
+                "in=0x4x5x2 filter=9x9x1",
+                "in=2x7x5x2 filter=12x9x1",  # a row too few
             ),
             ("xla",),
         )
     )
-    def test_filters_too_large_to_write_out(self, notation, mode):
+    def test_filters_that_cover_the_image_from_everywhere(self, notation, mode):
+        """With more places than are written out, and with fewer."""
         check(self, notation, "taps", mode)
 
     @parameterized.expand(

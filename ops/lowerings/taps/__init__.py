@@ -5,9 +5,11 @@ Outside XLA every multiply-add is a pass over memory of its own: right, and slow
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import tensorflow as tf
 from depthwise.ops.lowerings.base import Contraction, Mode
-from depthwise.ops.lowerings.taps import correlate, padded, stencil, strided
+from depthwise.ops.lowerings.taps import commuted, correlate, padded, stencil, strided
 from depthwise.ops.lowerings.taps.layout import is_large
 from depthwise.ops.spec import ConvSpec
 
@@ -21,12 +23,12 @@ class Taps:
         return None
 
     def output(self, spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) -> tf.Tensor:
-        compute = (stencil if _unrolls(spec) else padded).output
-        return compute(spec, input, filter)
+        return _formulation(spec).output(spec, input, filter)
 
     def input_grad(self, spec: ConvSpec, filter: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-        unstrided = spec.rows.stride == spec.cols.stride == 1
-        compute = ((stencil if unstrided else strided) if _unrolls(spec) else padded).input_grad
+        formulation = _formulation(spec)
+        is_strided = not spec.rows.stride == spec.cols.stride == 1
+        compute = (strided if formulation is stencil and is_strided else formulation).input_grad
         return compute(spec, filter, dy, sizes)
 
     def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
@@ -34,5 +36,10 @@ class Taps:
         return compute(spec, input, dy, sizes)
 
 
-def _unrolls(spec: ConvSpec) -> bool:
-    return spec.known and not is_large(spec)
+def _formulation(spec: ConvSpec) -> ModuleType:
+    """Where the output and the input gradient are written down for such sizes."""
+    if not spec.known:
+        return padded
+    if not is_large(spec):
+        return stencil
+    return commuted if commuted.is_covered(spec) else padded

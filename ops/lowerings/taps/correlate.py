@@ -37,7 +37,7 @@ from typing import TypeAlias
 import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import Axis, ceil_div
-from depthwise.ops.lowerings.taps.layout import Layout, is_large, shaped, sizes_of, step_range, total
+from depthwise.ops.lowerings.taps.layout import TAP_ROWS, Layout, is_large, shaped, sizes_of, step_range, total
 from depthwise.ops.spec import FLOATS, ConvSpec
 
 raw = tf.raw_ops
@@ -50,8 +50,6 @@ Slice: TypeAlias = Callable[[int], tf.Tensor]
 
 TAP_COLUMNS = 5
 """Most tap columns in one group: with more concatenation operands, LLVM stops vectorising some."""
-TAP_ROWS = 2
-"""Tap rows in one turn of the loop over those of a large filter."""
 COLUMN_TERMS, MORE_COLUMN_TERMS = 14, 28
 """Most terms of one sum over columns: compile time grows with them. Wider images add up several columns at once."""
 MOST_PARTIAL_SUMS = {"NHWC": 2**22, "NCHW": 2**20}

@@ -20,8 +20,9 @@ first cache, and so do the taps of a filter: the loads of many taps throw each o
 For (8,7,7,1024), 5x5 took 2.4 ms and takes 1.1, 7x7 6.9 and 2.2, 13x13 98 and 17; 27x27 on (8,14,14,512) 163 and 52."""
 
 UNROLLED_TAPS = 64
-"""Most taps that are written out. 7x7 on (8,56,56,96) took 8 ms written out and 46 in a loop; 31x31 on (2,32,32,64) 197
-and 10."""
+"""Most taps that are written out."""
+TAP_ROWS = 2
+"""Tap rows in one turn of the loop over those of a large filter."""
 
 FUSED_TERMS, MOST_SLICES = 64, 8
 """Most taps, of all outputs of a channel, that an input gradient sums in one fusion; and the most outputs that are
@@ -41,7 +42,7 @@ class Layout:
         self.weight_shape = [-1] if spec.data_format == "NHWC" else [-1, 1, 1]
         """Shape in which the taps at one place, one per image channel, broadcast against an image."""
         self.spare = self._spare_channels()
-        """Channels that `apart` adds."""
+        """Channels to add, of zeros, where caches would else conflict: a cache line."""
         self._constants: dict[tuple[Any, ...], tf.Tensor] = {}
 
     def repeat(self, x: tf.Tensor) -> tf.Tensor:
@@ -92,18 +93,18 @@ class Layout:
         conflict = spec.channels * spec.multiplier * size % CONFLICTING_BYTES == 0
         return CACHE_LINE_BYTES // size if conflict else 0
 
-    def apart(self, tensor: tf.Tensor) -> tf.Tensor:
-        """Channels last, with a cache line of zeros after them where caches would else conflict."""
-        if not self.spare:
+    def apart(self, tensor: tf.Tensor, spare: int) -> tf.Tensor:
+        """Channels last, with so many zeros after them."""
+        if not spare:
             return tensor
-        return raw.Pad(input=tensor, paddings=[[0, 0]] * (tensor.shape.rank - 1) + [[0, self.spare]])
+        return raw.Pad(input=tensor, paddings=[[0, 0]] * (tensor.shape.rank - 1) + [[0, spare]])
 
     def weights_apart(self, w: tf.Tensor) -> list[list[tf.Tensor]]:
         """`weights`, `apart` in memory."""
         if not self.spare:
             return self.weights(w)
         rows, cols, channels = self.spec.rows.taps, self.spec.cols.taps, self.channels * self.multiplier
-        apart = self.apart(tf.reshape(w, [rows * cols, channels]))
+        apart = self.apart(tf.reshape(w, [rows * cols, channels]), self.spare)
         # Flat: XLA sees that a slice of a padding reads no zeros, and then pads nothing; through a reshape it does not.
         flat, step = tf.reshape(apart, [-1]), channels + self.spare
         begins = [[(i * cols + j) * step for j in range(cols)] for i in range(rows)]

@@ -26,7 +26,7 @@ PADS = {"NHWC": {3: 0, 5: 1, 7: 1}, "NCHW": {3: 1, 5: 1, 7: 1}}
 FILTER_GRAD_FUSIONS = {3: 3, 5: 3, 7: 5}
 """Partial sums and their reduction, once for up to five tap columns; and the order of the result."""
 
-INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?\S+ = \w+\[([\d,]*)\]\S* ([\w-]+)\(", re.MULTILINE)
+INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?\S+ = (?:\w+\[([\d,]*)\]\S*|\(.*?\)) ([\w-]+)\(", re.MULTILINE)
 # Images have four dimensions, or three where their rows are in one. Partial sums of the filter gradient have five;
 # their pad is fused.
 PAD = re.compile(r" = \w+\[(\d+,\d+,\d+(?:,\d+)?)\]\S* pad\(.*?padding=([\d_x]+)")
@@ -111,6 +111,16 @@ def fusions(text):
     return sum(op == "fusion" for _, op in INSTRUCTION.findall(text[text.index("\nENTRY") :]))
 
 
+def computations(text):
+    """The text of each computation."""
+    return re.split(r"^(?=\S.*\{$)", text, flags=re.MULTILINE)
+
+
+def multiplications(text):
+    """How many products of images a text has."""
+    return len(re.findall(r" = f32\[\d+,.* multiply\(", text))
+
+
 class TapsStructureTest(unittest.TestCase):
     @parameterized.expand(
         [*product((3, 5, 7), (1,), ("NHWC", "NCHW"), CONTRACTIONS), *product((3,), (2,), ("NHWC",), CONTRACTIONS)]
@@ -159,6 +169,28 @@ class TapsStructureTest(unittest.TestCase):
         dy = tf.repeat(x, 2, axis=data_format.index("C"))
         w = tf.zeros([7, 7, CHANNELS, 2])
         self.assertEqual(fusions(hlo(taps("input_grad", 1, data_format), (x, w, dy), "CPU")), 3)
+
+    @parameterized.expand(
+        [
+            *product([(9, 9)], ("NHWC", "NCHW"), CONTRACTIONS),
+            *product([(33, 2), (10, 7)], ("NHWC",), ("output", "input_grad")),
+        ]
+    )
+    def test_the_loop_of_a_large_filter_reads_from_memory(self, kernel, data_format, contraction):
+        """Arithmetic on slices that begin anywhere is scalar code."""
+        x, _, dy = inputs(9, 1, data_format)
+        text = hlo(taps(contraction, 1, data_format), (x, tf.zeros([*kernel, CHANNELS, 1]), dy), "CPU")
+        self.assertIn(" while(", text)
+        sliced = [part for part in computations(text) if " dynamic-slice(" in part]
+        self.assertTrue(sliced)
+        self.assertEqual(sum(map(multiplications, sliced)), 0)
+
+    @parameterized.expand(product(("NHWC", "NCHW"), ("output", "input_grad")))
+    def test_a_filter_that_covers_the_image_takes_a_term_for_each_of_its_samples(self, data_format, contraction):
+        shape = [2, 6, 7, CHANNELS] if data_format == "NHWC" else [2, CHANNELS, 6, 7]
+        x = tf.zeros(shape)
+        text = hlo(taps(contraction, 1, data_format), (x, tf.zeros([13, 13, CHANNELS, 1]), x), "CPU")
+        self.assertEqual(multiplications(text), 6 * 7)
 
     # The tests above can fail: they do on the op that this lowering replaces, and on the plain way to write it.
 
