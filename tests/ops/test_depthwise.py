@@ -100,7 +100,8 @@ class ValueTest(unittest.TestCase):
                 "in=3x7x6x2 filter=17x19x1 strides=2x3 padding=7,6,8,9 data=special",
                 "in=2x9x8x256 filter=17x16x1 dtype=float64",
                 "in=0x4x5x2 filter=9x9x1",
-                "in=2x7x5x2 filter=12x9x1",  # a row too few
+                "in=2x7x5x2 filter=12x9x1",  # a row too few at the beginning
+                "in=1x6x6x2 filter=11x11x1 padding=6,4,5,5 data=special",  # and at the end
             ),
             ("xla",),
         )
