@@ -99,7 +99,14 @@ class TableTest(unittest.TestCase):
                 "island native native",
             ),
             ("repeated_7x7", [8, 28, 28, 192], dict(multiplier=2, k=7), "island island island", "island island island"),
-            ("repeated_9x9", [8, 28, 28, 192], dict(multiplier=2, k=9), "native native native", "island island island"),
+            ("repeated_9x9", [8, 28, 28, 192], dict(multiplier=2, k=9), "island island island", "island island island"),
+            (
+                "many_repeated_9x9",
+                [8, 28, 28, 64],
+                dict(multiplier=4, k=9),
+                "native island native",
+                "island island island",
+            ),
             (
                 "repeated_strided",
                 [8, 56, 56, 64],

