@@ -31,19 +31,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from math import gcd
 from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import Axis, ceil_div
-from depthwise.ops.lowerings.taps.layout import TAP_ROWS, Layout, is_large, shaped, sizes_of, step_range, total
+from depthwise.ops.lowerings.taps.layout import (
+    TAP_ROWS,
+    Layout,
+    is_large,
+    lines_held,
+    shaped,
+    sizes_of,
+    step_range,
+    total,
+)
 from depthwise.ops.spec import FLOATS, ConvSpec
 
 raw = tf.raw_ops
-
-CACHE_PERIOD_BYTES, WAYS = 4096, 8
-"""What lies 4096 bytes apart falls into one set of a processor's first cache, which holds 8 lines, or a few more."""
 
 Slice: TypeAlias = Callable[[int], tf.Tensor]
 """From a column to the slice of an image that begins there, in the shape of the products."""
@@ -137,7 +142,12 @@ class _Columns:
         if sums > most_sums:
             width = ceil_div(axis.output, MORE_COLUMN_TERMS)
         column_bytes = (dy.shape[3] or 1) * dy.dtype.size
-        while ceil_div(axis.output, width) > _lines_held(width * column_bytes):
+        # A term of a sum loads a line of the input and one of the output gradient. Once there are more terms than the
+        # cache holds lines, nearly every load misses: the filter gradient of 3x3 on (8,56,56,256) took 9.5 ms with 14
+        # terms 4096 bytes apart, and takes 6.5 with 12 terms 5120 apart; 5x5 on (8,28,28,512) took 15 with 28 terms
+        # 2048 apart, and takes 7.9 with 10 terms 6144 apart. (Of the input alone, lines that a stride brings together
+        # do no harm: 3x3, stride 2, on (8,56,56,256).)
+        while ceil_div(axis.output, width) > lines_held(width * column_bytes):
             width += 1
         self.width = min([width, *covers])
 
@@ -181,18 +191,6 @@ class _Columns:
         dy = self.layout.cut(self.dy, rows, (column, column + self.width, 1))
         batch, height, width, channels = sizes_of(dy)
         return tf.reshape(dy, self.layout.shape(batch, height, 1, width, channels))
-
-
-def _lines_held(step_bytes: int) -> int:
-    """How many lines that lie this far apart the first cache holds.
-
-    A term of a sum over columns loads a line of the input and one of the output gradient. Once there are more terms
-    than this, nearly every load misses: the filter gradient of 3x3 on (8,56,56,256) took 9.5 ms with 14 terms 4096
-    bytes apart, and takes 6.5 with 12 terms 5120 apart; 5x5 on (8,28,28,512) took 15 with 28 terms 2048 apart, and
-    takes 7.9 with 10 terms 6144 apart. (Of the input alone, lines that a stride brings together do no harm: 3x3, stride
-    2, on (8,56,56,256).)
-    """
-    return WAYS * CACHE_PERIOD_BYTES // gcd(step_bytes, CACHE_PERIOD_BYTES)
 
 
 def _partial_sums(rows: Axis, columns: _Columns, taps: list[int], on_input: tf.Tensor) -> tf.Tensor:

@@ -6,6 +6,7 @@ channels (a broadcast and a reshape, which XLA reads through), so that no formul
 
 from __future__ import annotations
 
+from math import gcd
 from typing import Any
 
 import tensorflow as tf
@@ -14,10 +15,8 @@ from depthwise.ops.spec import ConvSpec
 
 raw = tf.raw_ops
 
-CACHE_LINE_BYTES, CONFLICTING_BYTES = 64, 1024
-"""Columns of an image that lie a multiple of 1024 bytes apart fall into at most four of the 64 sets of a processor's
-first cache, and so do the taps of a filter: the loads of many taps throw each other out. A line between them mends it.
-For (8,7,7,1024), 5x5 took 2.4 ms and takes 1.1, 7x7 6.9 and 2.2, 13x13 11 and 4.4."""
+CACHE_LINE_BYTES, CACHE_PERIOD_BYTES, WAYS = 64, 4096, 8
+"""What lies 4096 bytes apart falls into one set of a processor's first cache, which holds 8 lines, or a few more."""
 
 UNROLLED_TAPS = 64
 """Most taps that are written out. 7x7 on (8,56,56,96) takes 11 ms written out and 13 in a loop, 11x11 on (8,28,28,128)
@@ -43,7 +42,7 @@ class Layout:
         self.weight_shape = [-1] if spec.data_format == "NHWC" else [-1, 1, 1]
         """Shape in which the taps at one place, one per image channel, broadcast against an image."""
         self.spare = self._spare_channels()
-        """Channels to add, of zeros, where caches would else conflict: a cache line."""
+        """Channels of zeros to put between columns."""
         self._constants: dict[tuple[Any, ...], tf.Tensor] = {}
 
     def repeat(self, x: tf.Tensor) -> tf.Tensor:
@@ -88,10 +87,14 @@ class Layout:
         return [raw.Unpack(value=row, num=cols, axis=0) for row in raw.Unpack(value=w, num=rows, axis=0)]
 
     def _spare_channels(self) -> int:
+        """A cache line of channels after each column, where the samples that are met together and their taps are more
+        lines than the cache holds so far apart: their loads throw each other out. For (8,7,7,1024), 5x5 took 2.4 ms and
+        takes 1.1, 7x7 6.9 and 2.2, 13x13 11 and 4.4; 31x31 on (8,56,56,128) 541 and 250."""
         spec, size = self.spec, tf.as_dtype(self.spec.dtype).size
-        if spec.data_format == "NCHW" or spec.channels is None or spec.multiplier is None:
+        if spec.data_format == "NCHW" or spec.channels is None or spec.multiplier is None or not is_sized(spec):
             return 0
-        conflict = spec.channels * spec.multiplier * size % CONFLICTING_BYTES == 0
+        rows = min(spec.rows.taps, TAP_ROWS) if is_large(spec) else spec.rows.taps
+        conflict = 2 * rows * spec.cols.taps > lines_held(spec.channels * spec.multiplier * size)
         return CACHE_LINE_BYTES // size if conflict else 0
 
     def apart(self, tensor: tf.Tensor, spare: int) -> tf.Tensor:
@@ -167,6 +170,16 @@ class Layout:
         """An image of zeros with the channels of the output, the batch and dtype of this one."""
         sizes = self.spec.layout(sizes_of(image)[0], height, width, self.channels * self.multiplier)
         return tf.zeros(self.shape(*sizes), image.dtype)
+
+
+def lines_held(step_bytes: int) -> int:
+    """How many lines that lie this far apart the first cache holds."""
+    return WAYS * CACHE_PERIOD_BYTES // gcd(step_bytes, CACHE_PERIOD_BYTES)
+
+
+def is_sized(spec: ConvSpec) -> bool:
+    """Whether the filter's height and width are known."""
+    return spec.rows.taps is not None and spec.cols.taps is not None
 
 
 def is_large(spec: ConvSpec) -> bool:

@@ -14,14 +14,19 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 from depthwise.ops.geometry import Axis, Size
-from depthwise.ops.lowerings.taps.layout import TAP_ROWS, UNROLLED_TAPS, Layout, is_large, shaped, sizes_of, total
+from depthwise.ops.lowerings.taps.layout import (
+    TAP_ROWS,
+    UNROLLED_TAPS,
+    Layout,
+    is_large,
+    is_sized,
+    shaped,
+    sizes_of,
+    total,
+)
 from depthwise.ops.spec import ConvSpec, nhwc
 
 raw = tf.raw_ops
-
-
-def _is_sized(spec: ConvSpec) -> bool:
-    return spec.rows.taps is not None and spec.cols.taps is not None
 
 
 class Walk(NamedTuple):
@@ -78,7 +83,7 @@ def filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -
         met = band(i)
         return tf.stack([tap(met, j) for j in range(cols.taps)])
 
-    if not _is_sized(spec):
+    if not is_sized(spec):
         dw = tf.map_fn(
             lambda k: tap(band(k // cols.taps), k % cols.taps),
             tf.range(rows.taps * cols.taps),
@@ -99,7 +104,7 @@ def _stencil(layout: Layout, image: tf.Tensor, w: tf.Tensor, rows: Walk, cols: W
     """The stencil whose taps are the filter's."""
     height, width = sizes_of(w)[:2]
     taps = tf.reshape(w, layout.shape(height, width, *layout.weight_shape))
-    if _is_sized(layout.spec):
+    if is_sized(layout.spec):
         spare = layout.spare if is_large(layout.spec) else 0
         return stencil(layout, layout.apart(image, spare), layout.apart(taps, spare), rows, cols, spare)
     each = tf.reshape(w, layout.shape(height * width, *layout.weight_shape))
