@@ -150,6 +150,27 @@ class ValueTest(unittest.TestCase):
         for notation in ("in=2x7x6x3 filter=6x6x2", "in=2x7x6x3 filter=3x3x2 strides=2x1 format=NCHW"):
             check(self, notation, lowering, mode, of_any_multiplier)
 
+    @parameterized.expand(
+        itertools.product(
+            (
+                "in=2x7x5x3 filter=13x9x2",  # covers the image
+                "in=2x6x5x2 filter=13x10x1 format=NCHW",
+                "in=2x12x11x3 filter=9x8x1 strides=2x1",
+                "in=2x12x11x3 filter=5x6x1",
+                "in=2x12x11x3 filter=3x3x2 strides=2x2 format=NCHW",
+            ),
+            ("xla", "graph"),
+        )
+    )
+    def test_a_batch_that_is_known_late(self, notation, mode):
+        """Alone: all other sizes are known."""
+
+        def of_any_batch(x, *arguments, **more):
+            x = tf.raw_ops.PlaceholderWithDefault(input=x, shape=[None, *x.shape[1:]])
+            return depthwise_conv2d(x, *arguments, **more)
+
+        check(self, notation, "taps", mode, of_any_batch)
+
     @parameterized.expand(itertools.product(EMPTY, ELEMENTARY, ("eager", "graph", "unknown", "xla")))
     def test_empty(self, notation, lowering, mode):
         check(self, notation, lowering, mode)

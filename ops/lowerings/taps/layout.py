@@ -77,8 +77,7 @@ class Layout:
         if not self.spec.known or self.spec.multiplier is None or self.spec.multiplier > MOST_SLICES:
             return False
         terms: int = self.spec.rows.taps * self.spec.cols.taps * self.spec.multiplier
-        # The sums of a large filter are formed in a loop, which leaves them in memory.
-        return terms > FUSED_TERMS and not is_large(self.spec)
+        return terms > FUSED_TERMS
 
     def weights(self, w: tf.Tensor) -> list[list[tf.Tensor]]:
         """The filter as rows of taps, each of a shape that broadcasts against an image."""
