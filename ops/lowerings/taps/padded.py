@@ -103,15 +103,15 @@ def _forward(axis: Axis) -> Walk:
 def _stencil(layout: Layout, image: tf.Tensor, w: tf.Tensor, rows: Walk, cols: Walk) -> tf.Tensor:
     """The stencil whose taps are the filter's."""
     height, width = sizes_of(w)[:2]
-    taps = tf.reshape(w, layout.shape(height, width, *layout.weight_shape))
     if is_sized(layout.spec):
         spare = layout.spare if is_large(layout.spec) else 0
+        taps = tf.reshape(w, layout.shape(height, width, *layout.weight_shape))
         return stencil(layout, layout.apart(image, spare), layout.apart(taps, spare), rows, cols, spare)
-    each = tf.reshape(w, layout.shape(height * width, *layout.weight_shape))
+    taps = tf.reshape(w, layout.shape(height * width, *layout.weight_shape))
 
     def tap(k: tf.Tensor) -> tf.Tensor:
         band = _under(layout, image, layout.row, rows, k // width)
-        return raw.Mul(x=_under(layout, band, layout.col, cols, k % width), y=tf.gather(each, k))
+        return raw.Mul(x=_under(layout, band, layout.col, cols, k % width), y=tf.gather(taps, k))
 
     return _loop(height * width, tap, tf.zeros_like(tap(tf.constant(0))))
 
