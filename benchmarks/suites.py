@@ -66,6 +66,9 @@ _EFFICIENTNET_B0 = {
 _CONVNEXT_TINY = {"56x56x96 k7": 3, "28x28x192 k7": 3, "14x14x384 k7": 9, "7x7x768 k7": 3}
 # RepLKNet-31B at 224: the large kernels of Ding et al., Scaling Up Your Kernels to 31x31 (CVPR 2022).
 _REPLKNET = {"56x56x128 k31": 2, "28x28x256 k29": 2, "14x14x512 k27": 18, "7x7x1024 k13": 2}
+# DeepLabV3+ at 513, output stride 16, behind MobileNetV2 and Xception: the separable form of its spatial pyramid (Chen
+# et al., Encoder-Decoder with Atrous Separable Convolution, ECCV 2018).
+_ASPP = {f"33x33x{channels} k3 d{rate}": 1 for channels in (320, 2048) for rate in (6, 12, 18)}
 
 _SEVEN = (
     "8x112x112x32 k3",
@@ -135,6 +138,7 @@ SUITES: dict[str, Callable[[int], list[Row]]] = {
         for shape in ("56x56x128 k3", "28x28x256 k3", "14x14x512 k3", "28x28x192 k5")
         for rate in (2, 4)
     ],
+    "aspp": _model(_ASPP),
     "tiny": lambda batch: [Row(parse("1x8x8x8 k3"))],
     "scaling": _scaling,
 }
