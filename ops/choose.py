@@ -15,6 +15,7 @@ import tensorflow as tf
 from depthwise.ops.gradients import Plan
 from depthwise.ops.lowerings import LOWERINGS
 from depthwise.ops.lowerings.base import CONTRACTIONS, Contraction, Lowering, Mode
+from depthwise.ops.lowerings.native import needs_padding
 from depthwise.ops.lowerings.native.kernels import onednn_runs_grouped_convolutions
 from depthwise.ops.spec import FLOATS, ConvSpec, argument_error, shown
 
@@ -40,8 +41,11 @@ ISLAND_TAPS, MORE_ISLAND_TAPS = 25, 49
 """Fewest taps for which an island computes the filter gradient on builds with oneDNN, where nothing is dilated and
 channels have one output each; and without oneDNN."""
 MOST_ISLAND_TAPS = 64
-"""Most taps for which an island computes output or input gradient where oneDNN can, and channels have one output each:
-8x28x28x128 k13 NCHW takes 8.5 ms in oneDNN's kernel and 11 in an island, 8x14x14x512 k27 NCHW 19 and 31."""
+"""Most taps for which an island computes output or input gradient in NCHW where oneDNN can: 8x28x28x128 k13 NCHW takes
+8.5 ms in oneDNN's kernel and 11 in an island, 8x14x14x512 k27 NCHW 19 and 31."""
+MOST_DILATED_TAPS = 9
+"""Most taps for which it computes a dilated output or input gradient where oneDNN can: the input gradient of
+8x28x28x192 k7 d2 takes 4.7 ms in oneDNN's kernel and 6.4 in an island."""
 MOST_REPEATS = 4
 """Most outputs of an input channel for which an island is taken in NCHW, or for having several with oneDNN: the output
 of 8x112x112x3 k3 s2 m8 takes 0.6 ms in oneDNN's kernel and 1.6 in an island."""
@@ -105,11 +109,13 @@ def _island_with_multiplier(spec: ConvSpec, contraction: Contraction, mode: Mode
 
 
 def _island_with_onednn(spec: ConvSpec, contraction: Contraction, mode: Mode) -> bool:
-    if contraction == "output" or not _island_may_pay(spec, mode) or not _has_fast_kernels(spec):
+    if not _island_may_pay(spec, mode) or not _has_fast_kernels(spec):
         return False
-    if contraction == "filter_grad" and _taps(spec) >= ISLAND_TAPS and _repeats(spec) == 1:
-        return True
-    return _is_dilated(spec) and (contraction == "filter_grad" or _taps(spec) <= MOST_ISLAND_TAPS)
+    if contraction == "filter_grad":
+        return _is_dilated(spec) or (_taps(spec) >= ISLAND_TAPS and _repeats(spec) == 1)
+    if not _is_dilated(spec) or _taps(spec) > MOST_DILATED_TAPS:
+        return False
+    return contraction == "input_grad" or needs_padding(spec)
 
 
 def _island_without_onednn(spec: ConvSpec, contraction: Contraction, mode: Mode) -> bool:
@@ -167,9 +173,11 @@ TABLE: tuple[Row, ...] = (
     Row(
         "island",
         _island_with_onednn,
-        "oneDNN's kernels are slow at this gradient; sizes are known and large, so that compiling it once pays",
-        "native and island: 7.2 and 3.1 ms, filter gradient of 8x28x28x240 k5; 6.4 and 1.7, 7.6 and 4.0, input and "
-        "filter gradient of 8x56x56x128 k3 d2; float32, 2 CPU cores (the same command)",
+        "oneDNN's kernels are slow at it; sizes are known and large, so that compiling it once pays",
+        "native and island: 7.2 and 3.1 ms, filter gradient of 8x28x28x240 k5; 8.1 and 3.1, 10 and 6.9, input and "
+        "filter gradient of 8x56x56x128 k3 d2; 6.3 and 2.7, 7.5 and 2.7, 6.3 and 4.0, all three of 8x33x33x256 k3 d6, "
+        "but the output of 8x28x28x256 k3 d2, which oneDNN pads itself, 1.9 and 2.0; float32, 2 CPU cores (the same "
+        "command)",
     ),
     Row(
         "island",

@@ -168,10 +168,14 @@ class Phases:
     stride*r + rate*u - before, u = 0, 1, 2, ..., and on those it is a convolution of stride `stride_within` and
     rate 1: with i = r + count*m the formula reads stride*i + rate*t = stride*r + rate*(stride_within*m + t),
     provided that stride * count = rate * stride_within.
+
+    `padding` is "VALID" where those samples are read from the padded input, and "SAME" where they may be read from the
+    input itself, each phase of it then being padded like that.
     """
 
     count: int
     stride_within: int
+    padding: Padding
 
 
 def common_phases(rows: Axis, cols: Axis) -> tuple[Phases, Phases]:
@@ -183,8 +187,20 @@ def common_phases(rows: Axis, cols: Axis) -> tuple[Phases, Phases]:
     """
     strides = [axis.stride // gcd(axis.stride, axis.rate) for axis in (rows, cols)]
     common = strides[0] * strides[1] // gcd(*strides)
+    padding: Padding = "SAME" if _is_same_in_phases(rows) and _is_same_in_phases(cols) else "VALID"
     row_phases, col_phases = (
-        Phases(axis.rate // gcd(axis.stride, axis.rate) * (common // stride), common)
+        Phases(axis.rate // gcd(axis.stride, axis.rate) * (common // stride), common, padding)
         for axis, stride in zip((rows, cols), strides, strict=True)
     )
     return row_phases, col_phases
+
+
+def _is_same_in_phases(axis: Axis) -> bool:
+    """Whether SAME padding of an axis is SAME padding of each of its phases.
+
+    Without a stride it is rate * (taps - 1) samples, half of them before: of every phase (taps - 1) / 2, if that is
+    whole.
+    """
+    if axis.padding != "SAME" or axis.stride != 1:
+        return False
+    return axis.rate == 1 or (isinstance(axis.taps, int) and axis.taps % 2 == 1)

@@ -82,6 +82,8 @@ class TableTest(unittest.TestCase):
             ("7x7", [8, 28, 28, 192], dict(k=7), "native native island", "island island island"),
             ("3x3", [8, 56, 56, 128], {}, "native native native", "island island native"),
             ("dilated", [8, 56, 56, 128], dict(rate=2), "native island island", "island island island"),
+            ("dilated_far", [8, 33, 33, 256], dict(rate=6), "island island island", "island island island"),
+            ("dilated_5x5", [8, 33, 33, 256], dict(k=5, rate=4), "native native island", "island island island"),
             ("strided", [8, 56, 56, 128], dict(stride=2), "native native native", "native island native"),
             ("unequal", [8, 56, 56, 128], dict(stride=(2, 1)), "native native native", "island island island"),
             ("nchw", [8, 128, 56, 56], dict(format="NCHW"), "island island island", "island island island"),
@@ -210,9 +212,9 @@ class AgreementTest(unittest.TestCase):
 
 class RefusedTest(unittest.TestCase):
     def test_auto_takes_what_native_refuses(self):
-        # 17 * 19 phases in float64, which has no grouped kernel: more than native writes out.
+        # 34 * 19 phases in float64, which has no grouped kernel: more than native writes out.
         x, w = tf.zeros([1, 40, 40, 2], tf.float64), tf.zeros([2, 2, 2, 1], tf.float64)
-        arguments = dict(strides=[1] * 4, padding="SAME", dilations=[17, 19])
+        arguments = dict(strides=[1, 1, 2, 1], padding="SAME", dilations=[17, 19])
         with self.assertRaises(NotImplementedError):
             explain(x, w, **arguments, lowering="native")
         self.assertEqual(explain(x, w, **arguments).output.lowering, "taps")

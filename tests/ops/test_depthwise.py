@@ -67,6 +67,10 @@ class ValueTest(unittest.TestCase):
                 "in=2x4x1x1 filter=1x2x2 strides=1x2",  # one channel, one column: oneDNN's Conv2D errs, in silence
                 "in=1x19x18x2 filter=5x4x1 dilations=4x3",  # more padding than oneDNN's fast kernels take
                 "in=1x9x8x3 filter=3x2x1 strides=1x2 dilations=4x7 padding=8,0,1,9",
+                "in=2x7x9x3 filter=3x5x2 dilations=8x4 data=special",  # mostly padding; combs longer than the image
+                "in=1x9x8x2 filter=3x2x1 dilations=7x1",
+                "in=1x20x33x2 filter=3x3x1 dilations=18x18 format=NCHW",
+                "in=3x2x5x3 filter=3x4x2 strides=2x2 data=special",  # a filter higher than the image
             ),
             ("eager", "graph", "unknown"),
         )
@@ -82,7 +86,7 @@ class ValueTest(unittest.TestCase):
                 "in=2x9x8x3 filter=13x7x1 strides=1x2 dilations=3x1 data=special",
                 "in=1x30x9x2 filter=9x9x1 strides=3x3 padding=VALID format=NCHW",
                 "in=1x6x6x2 filter=15x9x1 padding=11,3,0,7 data=special",
-                "in=2x7x40x2 filter=1x67x1",
+                "in=2x7x9x2 filter=1x67x1",
                 "in=2x25x5x2 filter=33x2x1 data=special",
                 "in=1x9x8x2 filter=10x9x2 strides=1x2 format=NCHW data=special",
             ),

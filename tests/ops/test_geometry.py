@@ -74,6 +74,22 @@ class AxisTest(unittest.TestCase):
             a, b = common_phases(rows, cols)
             self.assertEqual(a.stride_within, b.stride_within)
 
+    def test_phases_that_are_padded_like_the_axis_read_the_same_samples(self):
+        """Sample m of phase r is sample r + rate*m of the axis; SAME puts (taps - 1) // 2 samples before it."""
+        alike = set()
+        for size, taps, stride, rate in itertools.product(range(1, 10), range(1, 6), (1, 2), (1, 2, 3)):
+            axis = Axis(size, taps, stride, rate, "SAME")
+            if common_phases(axis, axis)[0].padding == "SAME":
+                alike.add((taps % 2, stride, rate))
+                for p, window in enumerate(windows(axis)):
+                    r, m = p % rate, p // rate
+                    reads = [(t, r + rate * (m + t - (taps - 1) // 2)) for t in range(taps)]
+                    self.assertEqual([(t, i) for t, i in reads if 0 <= i < size], list(window), axis)
+        self.assertEqual(alike, {(0, 1, 1), (1, 1, 1), (1, 1, 2), (1, 1, 3)})
+        explicit, same = Axis(9, 3, 1, 2, (2, 2)), Axis(9, 3, 1, 2, "SAME")
+        for rows, cols in ((explicit, same), (same, explicit)):
+            self.assertEqual([phases.padding for phases in common_phases(rows, cols)], ["VALID", "VALID"])
+
 
 class IntegerTest(unittest.TestCase):
     def test_at_least_zero_and_ceil_div(self):

@@ -8,7 +8,7 @@ Three kernels of `tf.raw_ops` compute depthwise convolutions, and none takes eve
                 fast as the plain one, but errs for a single channel, and is slow at gradients where dilated; other
                 CPU builds run it 30 to 60 times slower, without gradients.
     phased      the plain kernel over interleaved subsamples of the input (`geometry.common_phases`): whatever the
-                other two cannot do, on any build.
+                other two cannot do, on any build, and what they would pad too far.
 
 All of them run on NHWC (an NCHW tensor is transposed around the kernel: TensorFlow's CPU kernels refuse NCHW or
 reorder it at greater cost).
@@ -45,8 +45,12 @@ raw = tf.raw_ops
 PADS_IN_PLACE = 5
 """Most padding of a dilated convolution, on any side, that oneDNN's fast kernels take: 5x5 with rate 4, (8,28,28,192),
 takes 10.8 ms with SAME padding, and 2.5 padded beforehand."""
-MOST_PHASES = 256
-"""Phased is one kernel call however many phases there are, but every phase is a slice in the graph."""
+PADDED_TO = 2
+"""How many times as large as the image the padding may make it before phases, which need none, are faster: 3x3 on
+(8,33,33,256) takes 6.3 ms with rate 6 and 8.2 with rate 12 (1.9 and 3.0 times as large), and 7.6 and 7.4 in phases."""
+MOST_PHASES, MOST_COMBS = 256, 4096
+"""Phased is one kernel call however many phases there are. But every phase is a slice in the graph, unless there is no
+stride; and phases that are longer than the image are padded."""
 MOST_PADDING = 2**24
 """Elements that padding may add to an image before the kernels that need it in memory refuse."""
 
@@ -70,10 +74,13 @@ class Native:
         kernel = _kernel(spec, contraction)
         if isinstance(kernel, Phased):
             rows, cols = common_phases(spec.rows, spec.cols)
-            if rows.count * cols.count > MOST_PHASES:
-                return f"these strides and dilations take {rows.count * cols.count} phases, more than {MOST_PHASES}"
-        if not isinstance(kernel, Plain) and spec.known and _padding(spec) > MOST_PADDING:
-            return f"these kernels need the padding in memory, {_padding(spec)} elements, more than {MOST_PADDING}"
+            most = MOST_COMBS if spec.rows.stride == spec.cols.stride == 1 else MOST_PHASES
+            if rows.count * cols.count > most:
+                return f"these strides and dilations take {rows.count * cols.count} phases, more than {most}"
+        if not isinstance(kernel, Plain) and spec.known and _padding(spec, kernel) > MOST_PADDING:
+            return (
+                f"these kernels need the padding in memory, {_padding(spec, kernel)} elements, more than {MOST_PADDING}"
+            )
         return None
 
     def output(self, spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) -> tf.Tensor:
@@ -123,17 +130,19 @@ class Native:
         return concrete
 
 
+@lru_cache(maxsize=4096)
 def _kernel(spec: ConvSpec, contraction: Contraction) -> Kernel:
     equal, undilated = spec.rows.stride == spec.cols.stride, spec.rows.rate == spec.cols.rate == 1
     if equal and undilated:
         return Plain()
     if spec.dtype == "float64" or not onednn_runs_grouped_convolutions():
-        return Phased()
+        # Where the output is converted to LiteRT, it is one dilated convolution if the padding comes first.
+        return Phased(pads_first=contraction == "output")
     if contraction != "output":
         # oneDNN's gradients of dilated convolutions are up to ten times slower than phases.
         return Grouped() if undilated else Phased()
     if equal:
-        return Plain()
+        return Phased() if _is_padded_too_far(spec) else Plain()
     # With one channel and one column of output, strides (1, s) leave rows unwritten (TensorFlow 2.21; tf.nn does too).
     return Phased() if spec.channels in (1, None) else Grouped()
 
@@ -169,17 +178,31 @@ def _nhwc_sizes(spec: ConvSpec, sizes: tf.Tensor) -> Any:
 
 def _padded_if_faster(spec: ConvSpec, x: tf.Tensor) -> tuple[ConvSpec, tf.Tensor]:
     """An NHWC spec and input, the padding of which has been applied where the kernels would be slow at it."""
-    if not spec.known or spec.rows.rate == spec.cols.rate == 1 or isinstance(_kernel(spec, "output"), Phased):
+    kernel = _kernel(spec, "output")
+    if isinstance(kernel, Phased) or not needs_padding(spec) or _padding(spec, kernel) > MOST_PADDING:
         return spec, x
-    pads = (spec.rows.pads, spec.cols.pads)
-    if max(*pads[0], *pads[1]) <= PADS_IN_PLACE or _padding(spec) > MOST_PADDING:
-        return spec, x
-    return on_padded_input(spec), raw.Pad(input=x, paddings=[(0, 0), *pads, (0, 0)])
+    return on_padded_input(spec), raw.Pad(input=x, paddings=[(0, 0), spec.rows.pads, spec.cols.pads, (0, 0)])
 
 
-def _padding(spec: ConvSpec) -> int:
-    """Elements that padding adds to the input, where its sizes are known."""
-    padded = prod(axis.size + sum(axis.pads) for axis in (spec.rows, spec.cols))
+def needs_padding(spec: ConvSpec) -> bool:
+    """Whether the output is dilated, of known size, and padded further than oneDNN's fast kernels do themselves."""
+    if not spec.known or spec.rows.rate == spec.cols.rate == 1:
+        return False
+    return bool(max(*spec.rows.pads, *spec.cols.pads) > PADS_IN_PLACE)
+
+
+def _is_padded_too_far(spec: ConvSpec) -> bool:
+    """Whether phases, which need no padding, are faster."""
+    if not needs_padding(spec) or common_phases(spec.rows, spec.cols)[0].padding == "VALID":
+        return False
+    axes = spec.rows, spec.cols
+    return bool(prod(axis.size + sum(axis.pads) for axis in axes) > PADDED_TO * prod(axis.size for axis in axes))
+
+
+def _padding(spec: ConvSpec, kernel: Kernel) -> int:
+    """Elements that padding adds to an input of known size, where the kernel needs it in memory."""
+    pads = kernel.pads(spec) if isinstance(kernel, Phased) else (spec.rows.pads, spec.cols.pads)
+    padded = prod(axis.size + sum(pad) for axis, pad in zip((spec.rows, spec.cols), pads, strict=True))
     added: int = (padded - spec.rows.size * spec.cols.size) * (spec.batch or 1) * (spec.channels or 1)
     return added
 

@@ -12,6 +12,12 @@ from depthwise.ops.spec import ConvSpec
 raw = tf.raw_ops
 
 
+MOST_TAPS_PADDED = 121
+"""Most taps for which the filter gradient is padded beforehand where the filter is higher than the image. There oneDNN
+has no fast kernel: 3x3 on (32,1,1,960), MobileNetV2's last layers on images of 32x32, takes 8.8 ms, and padded 0.7; 5x5
+on (32,3,3,768) 12 and 4.4, 11x11 on (8,10,10,64) 5.3 and 2.4, but 13x13 on (8,7,7,1024) 37 and 81."""
+
+
 class Kernel(Protocol):
     """The three contractions through one kind of kernel; shapes as tensors or sequences of four."""
 
@@ -71,6 +77,9 @@ class Plain:
         return raw.DepthwiseConv2dNativeBackpropInput(input_sizes=sizes, filter=w, out_backprop=dy, **_attributes(spec))
 
     def filter_grad(self, spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor:
+        if _is_higher_than_the_image(spec):
+            x = raw.Pad(input=x, paddings=[(0, 0), spec.rows.pads, spec.cols.pads, (0, 0)])
+            spec = on_padded_input(spec)
         return raw.DepthwiseConv2dNativeBackpropFilter(
             input=x, filter_sizes=sizes, out_backprop=dy, **_attributes(spec)
         )
@@ -106,6 +115,13 @@ class Grouped:
     @staticmethod
     def _filter_sizes(sizes: tf.Tensor) -> tf.Tensor:
         return tf.stack([sizes[0], sizes[1], 1, sizes[2] * sizes[3]])
+
+
+def _is_higher_than_the_image(spec: ConvSpec) -> bool:
+    """Whether the filter is, both of known size and few taps, in the dtype of oneDNN's kernels where they are used."""
+    if not spec.known or spec.rows.size >= spec.rows.taps or spec.rows.taps * spec.cols.taps > MOST_TAPS_PADDED:
+        return False
+    return spec.dtype == "float32" and onednn_runs_grouped_convolutions()
 
 
 def explicit_pads(spec: ConvSpec) -> tuple[tuple[int, int], tuple[int, int]]:

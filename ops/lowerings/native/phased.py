@@ -2,7 +2,8 @@
 
 The op SpaceToBatchND takes an image apart into combs (every rate-th sample) along the batch, in one pass; strided
 slices would take four times as long. BatchToSpaceND, its transpose, puts one together. Where there is no stride, the
-combs are the phases, and the three ops are the pattern that LiteRT converts to one dilated convolution.
+combs are the phases, and the three ops are the pattern that LiteRT converts to one dilated convolution, if the padding
+is SpaceToBatchND's.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ raw = tf.raw_ops
 
 @dataclass(frozen=True)
 class Split:
-    """An axis cut into `count` phases, each of `length` input samples and `outputs` outputs."""
+    """An axis cut into phases, each of `length` input samples and `outputs` outputs."""
 
     axis: Axis
-    count: int
+    phases: Phases
     outputs: Any
     length: Any
 
@@ -31,7 +32,22 @@ class Split:
     def of(cls, axis: Axis, phases: Phases) -> Split:
         # One output at least: lengths stay positive where, at run time, the output turns out to be empty.
         outputs = at_least_zero(ceil_div(axis.output, phases.count) - 1) + 1
-        return cls(axis, phases.count, outputs, phases.stride_within * (outputs - 1) + axis.taps)
+        length = outputs if phases.padding == "SAME" else phases.stride_within * (outputs - 1) + axis.taps
+        return cls(axis, phases, outputs, length)
+
+    @property
+    def count(self) -> int:
+        return self.phases.count
+
+    @property
+    def phase(self) -> Axis:
+        """The axis that every phase is."""
+        return Axis(self.length, self.axis.taps, self.phases.stride_within, 1, self.phases.padding)
+
+    @property
+    def before(self) -> Any:
+        """Padding before the axis, where it is not the kernel that pads."""
+        return 0 if self.phases.padding == "SAME" else self.axis.pads[0]
 
     @property
     def places(self) -> list[tuple[int, int]]:
@@ -48,13 +64,12 @@ class Split:
     def comb(self) -> Any:
         """The length of a comb: enough for the last phase, and for the whole input."""
         last = self.places[-1][1] + self.length
-        return last + at_least_zero(ceil_div(self.axis.pads[0] + self.axis.size, self.axis.rate) - last)
+        return last + at_least_zero(ceil_div(self.before + self.axis.size, self.axis.rate) - last)
 
     @property
     def pads(self) -> tuple[Any, Any]:
         """Padding under which all combs are of this length."""
-        before = self.axis.pads[0]
-        return before, self.axis.rate * self.comb - self.axis.size - before
+        return self.before, self.axis.rate * self.comb - self.axis.size - self.before
 
     @property
     def surplus(self) -> Any:
@@ -62,33 +77,47 @@ class Split:
         return self.count * self.outputs - self.axis.output
 
 
+@dataclass(frozen=True)
 class Phased:
-    """The plain kernel, once, over phases of the input that are stacked along the batch."""
+    """The plain kernel, once, over phases of the input that are stacked along the batch.
+
+    Attributes:
+      pads_first: whether the input is padded before it is taken apart even if the kernel could pad its phases.
+    """
+
+    pads_first: bool = False
 
     def output(self, spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
         splits = self._splits(spec, tf.shape(x), tf.shape(w))
-        return self._interleave(splits, Plain().output(self._within(spec), self._gather(splits, x), w))
+        return self._interleave(splits, Plain().output(self._within(spec, splits), self._gather(splits, x), w))
 
     def input_grad(self, spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor:
         rows, cols = splits = self._splits(spec, sizes, tf.shape(w))
         phase_sizes = tf.stack([rows.count * cols.count * sizes[0], rows.length, cols.length, sizes[3]])
-        dx = Plain().input_grad(self._within(spec), w, self._deinterleave(splits, dy), phase_sizes)
+        dx = Plain().input_grad(self._within(spec, splits), w, self._deinterleave(splits, dy), phase_sizes)
         return self._scatter(splits, dx)
 
     def filter_grad(self, spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor:
         splits = self._splits(spec, tf.shape(x), sizes)
-        return Plain().filter_grad(self._within(spec), self._gather(splits, x), self._deinterleave(splits, dy), sizes)
+        within = self._within(spec, splits)
+        return Plain().filter_grad(within, self._gather(splits, x), self._deinterleave(splits, dy), sizes)
 
-    @staticmethod
-    def _splits(spec: ConvSpec, input_sizes: Any, filter_sizes: Any) -> tuple[Split, Split]:
+    def pads(self, spec: ConvSpec) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The padding (before, after) of rows and columns of known size that is done in memory."""
+        rows, cols = self._splits(spec, (), ())
+        return rows.pads, cols.pads
+
+    def _splits(self, spec: ConvSpec, input_sizes: Any, filter_sizes: Any) -> tuple[Split, Split]:
         phases = common_phases(spec.rows, spec.cols)
+        if self.pads_first:
+            phases = replace(phases[0], padding="VALID"), replace(phases[1], padding="VALID")
         rows, cols = map(Split.of, spec.axes(input_sizes, filter_sizes), phases)
         return rows, cols
 
     @staticmethod
-    def _within(spec: ConvSpec) -> ConvSpec:
+    def _within(spec: ConvSpec, splits: tuple[Split, Split]) -> ConvSpec:
         """The convolution that the phases have in common."""
-        rows, cols = (Axis(None, None, p.stride_within, 1, "VALID") for p in common_phases(spec.rows, spec.cols))
+        rows, cols = (split.phase for split in splits)
         return replace(spec, rows=rows, cols=cols)
 
     @staticmethod

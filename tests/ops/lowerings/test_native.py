@@ -8,6 +8,10 @@ import unittest
 
 import tensorflow as tf
 from depthwise.ops import depthwise_conv2d
+from depthwise.ops.lowerings import LOWERINGS
+from depthwise.ops.lowerings.native.kernels import onednn_runs_grouped_convolutions
+from depthwise.ops.spec import canonicalize
+from parameterized import parameterized
 
 PREDICT = textwrap.dedent("""
     import tensorflow as tf
@@ -32,6 +36,53 @@ class GrapplerTest(unittest.TestCase):
         environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"}
         run = subprocess.run([sys.executable, "-c", PREDICT], capture_output=True, text=True, env=environment)
         self.assertEqual(run.returncode, 0, run.stderr[-2000:])
+
+
+class PaddingTest(unittest.TestCase):
+    @parameterized.expand([(2, []), (6, ["Pad"]), (9, ["SpaceToBatchND"])])
+    @unittest.skipUnless(onednn_runs_grouped_convolutions(), "without oneDNN, every dilated convolution is in phases")
+    def test_what_is_padded_too_far_is_taken_apart(self, rate, moves):
+        """With rate 6 the padded image is 1.96 times as large as the image, with rate 9 2.56 times."""
+        x, w = tf.TensorSpec([2, 30, 30, 4]), tf.TensorSpec([3, 3, 4, 1])
+
+        def dilated(x, w):
+            return depthwise_conv2d(x, w, [1, 1, 1, 1], "SAME", dilations=rate, lowering="native")
+
+        graph = tf.function(dilated, autograph=False).get_concrete_function(x, w).graph
+        found = [op.type for op in graph.get_operations() if op.type in ("Pad", "SpaceToBatchND")]
+        self.assertEqual(found, moves)
+
+    @parameterized.expand(
+        [
+            ((4, 2, 5, 3), 3, "float32", 1),
+            ((4, 3, 2, 3), 3, "float32", 0),
+            ((4, 2, 5, 3), 3, "float64", 0),
+            ((1, 10, 9, 3), 11, "float32", 1),
+            ((1, 11, 9, 3), 12, "float32", 0),
+        ]
+    )
+    @unittest.skipUnless(onednn_runs_grouped_convolutions(), "TensorFlow's kernels without oneDNN are fast at it")
+    def test_a_filter_gradient_is_padded_where_the_filter_is_higher_than_the_image(self, shape, kernel, dtype, pads):
+        def filter_grad(x, w):
+            spec = canonicalize(x, w, [1, 1, 1, 1], "SAME", None, None)[0]
+            return LOWERINGS["native"].filter_grad(spec, x, x, tf.shape(w))
+
+        x, w = tf.TensorSpec(shape, dtype), tf.TensorSpec([kernel, kernel, shape[3], 1], dtype)
+        graph = tf.function(filter_grad, autograph=False).get_concrete_function(x, w).graph
+        self.assertEqual(sum(op.type == "Pad" for op in graph.get_operations()), pads)
+
+    def test_gradients_are_padded_phase_by_phase(self):
+        """The zeros around an image, here eight times as many as its samples, never reach the kernels."""
+        native = LOWERINGS["native"]
+
+        @tf.function(autograph=False)
+        def gradients(x, w):
+            spec = canonicalize(x, w, [1, 1, 1, 1], "SAME", None, 12)[0]
+            return native.input_grad(spec, w, x, tf.shape(x)), native.filter_grad(spec, x, x, tf.shape(w))
+
+        graph = gradients.get_concrete_function(tf.zeros([2, 12, 12, 4]), tf.zeros([3, 3, 4, 1])).graph
+        combs = [tuple(op.outputs[0].shape) for op in graph.get_operations() if op.type == "SpaceToBatchND"]
+        self.assertEqual(combs, [(2 * 12 * 12, 1, 1, 4)] * 3)
 
 
 class ExactFilterGradientTest(unittest.TestCase):
