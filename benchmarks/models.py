@@ -25,12 +25,14 @@ from benchmarks.measurement import FLOOR, Measurement
 from benchmarks.run import ROOT
 from benchmarks.targets import MODELS
 
-BATCH = 8
 _APPLICATIONS = {
-    "MobileNetV2 96x96": ("MobileNetV2", 96),
-    "EfficientNetB0": ("EfficientNetB0", 224),
-    "ConvNeXtTiny": ("ConvNeXtTiny", 224),
+    "MobileNetV2 96x96": ("MobileNetV2", 96, 8),
+    "EfficientNetB0": ("EfficientNetB0", 224, 8),
+    "ConvNeXtTiny": ("ConvNeXtTiny", 224, 8),
+    "MobileNetV2 32x32": ("MobileNetV2", 32, 32),
 }
+"""Name in keras.applications, height and width of the images, batch. The last one, in whose last layers the images are
+smaller than the filters, is measured where it is asked for."""
 
 
 def measure_models(console: Console, budget_s: float, names: Sequence[str] = MODELS) -> list[Measurement]:
@@ -53,7 +55,7 @@ def measure(name: str, budget_s: float) -> list[Measurement]:
     """Training and prediction of one model, in this process.
 
     Args:
-      name: one of MODELS.
+      name: one of `_APPLICATIONS`.
       budget_s: seconds for each figure.
 
     Returns:
@@ -64,12 +66,12 @@ def measure(name: str, budget_s: float) -> list[Measurement]:
     import numpy as np
     from depthwise.layers import convert
 
-    application, size = _APPLICATIONS[name]
+    application, size, batch = _APPLICATIONS[name]
     keras.utils.set_random_seed(1)
     stock = getattr(keras.applications, application)(weights=None, input_shape=(size, size, 3))
     random = np.random.default_rng(1)
-    x = random.uniform(0, 1, (BATCH, size, size, 3)).astype("float32")
-    y = random.integers(0, 1000, BATCH)
+    x = random.uniform(0, 1, (batch, size, size, 3)).astype("float32")
+    y = random.integers(0, 1000, batch)
     build = {"keras": keras.models.clone_model, "depthwise": convert, FLOOR: _without_convolutions}
     models: dict[tuple[str, str], Any] = {}
     for implementation, mode in (*product(("keras", "depthwise"), ("graph", "xla")), (FLOOR, "xla")):

@@ -136,7 +136,7 @@ def _kernel(spec: ConvSpec, contraction: Contraction) -> Kernel:
     if equal and undilated:
         return Plain()
     if spec.dtype == "float64" or not onednn_runs_grouped_convolutions():
-        # Where the output is converted to LiteRT, it is one dilated convolution if the padding comes first.
+        # A graph may be converted to LiteRT, where it is one dilated convolution if the padding comes first.
         return Phased(pads_first=contraction == "output")
     if contraction != "output":
         # oneDNN's gradients of dilated convolutions are up to ten times slower than phases.

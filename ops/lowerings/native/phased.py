@@ -82,7 +82,8 @@ class Phased:
     """The plain kernel, once, over phases of the input that are stacked along the batch.
 
     Attributes:
-      pads_first: whether the input is padded before it is taken apart even if the kernel could pad its phases.
+      pads_first: whether, in a graph, the input is padded before it is taken apart even if the kernel could pad its
+        phases.
     """
 
     pads_first: bool = False
@@ -109,7 +110,7 @@ class Phased:
 
     def _splits(self, spec: ConvSpec, input_sizes: Any, filter_sizes: Any) -> tuple[Split, Split]:
         phases = common_phases(spec.rows, spec.cols)
-        if self.pads_first:
+        if self.pads_first and not tf.executing_eagerly():
             phases = replace(phases[0], padding="VALID"), replace(phases[1], padding="VALID")
         rows, cols = map(Split.of, spec.axes(input_sizes, filter_sizes), phases)
         return rows, cols
