@@ -41,6 +41,7 @@ CASES = [
     ("valid_multiplier", {"depth_multiplier": 2}),
     ("strides", {"padding": "same", "strides": 2}),
     ("dilations", {"padding": "same", "dilation_rate": 2}),
+    ("dilated_far", {"padding": "same", "dilation_rate": 6}),
     ("both", {"padding": "same", "strides": 2, "dilation_rate": 2}),
     ("explicit", {"padding": ((2, 0), (1, 3))}),
     ("unequal_strides", {"padding": "same", "strides": (1, 2)}),
@@ -143,8 +144,8 @@ def invoke(interpreter, x):
 ONEDNN = onednn_runs_grouped_convolutions()
 # TensorFlow has unequal strides in its grouped convolution alone, and that in oneDNN alone.
 KERNELS = {name: "CONV_2D" if ONEDNN and name == "unequal_strides" else "DEPTHWISE_CONV_2D" for name, _ in CASES}
-# Without oneDNN these are the plain convolution between ops that take the image apart and put it together.
-PHASED = () if ONEDNN else ("both", "unequal_strides")
+# These are the plain convolution between ops that take the image apart and put it together.
+PHASED = ("dilated_far",) if ONEDNN else ("both", "unequal_strides")
 
 
 class LiteRTTest(unittest.TestCase):
