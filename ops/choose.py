@@ -16,7 +16,7 @@ from depthwise.ops.gradients import Plan
 from depthwise.ops.lowerings import LOWERINGS
 from depthwise.ops.lowerings.base import CONTRACTIONS, Contraction, Lowering, Mode
 from depthwise.ops.lowerings.native import needs_padding
-from depthwise.ops.lowerings.native.kernels import onednn_runs_grouped_convolutions
+from depthwise.ops.lowerings.native.kernels import onednn_computes
 from depthwise.ops.spec import FLOATS, ConvSpec, argument_error, shown
 
 try:  # Private: TensorFlow offers no public way to ask. tests/ops/test_choose.py notices if a release changes it.
@@ -87,21 +87,16 @@ def _repeats(spec: ConvSpec) -> int:
     return multiplier
 
 
-def _has_fast_kernels(spec: ConvSpec) -> bool:
-    """Whether oneDNN computes it: on builds that use it, in float32 (which half types are accumulated in)."""
-    return spec.dtype != "float64" and onednn_runs_grouped_convolutions()
-
-
 def _island_in_nchw(spec: ConvSpec, contraction: Contraction, mode: Mode) -> bool:
     if spec.data_format != "NCHW" or not _island_may_pay(spec, mode) or _repeats(spec) > MOST_REPEATS:
         return False
     if contraction == "filter_grad":
         return _repeats(spec) == 1
-    return not _has_fast_kernels(spec) or _taps(spec) <= MOST_ISLAND_TAPS
+    return not onednn_computes(spec) or _taps(spec) <= MOST_ISLAND_TAPS
 
 
 def _island_with_multiplier(spec: ConvSpec, contraction: Contraction, mode: Mode) -> bool:
-    if not 1 < _repeats(spec) <= MOST_REPEATS or not _island_may_pay(spec, mode) or not _has_fast_kernels(spec):
+    if not 1 < _repeats(spec) <= MOST_REPEATS or not _island_may_pay(spec, mode) or not onednn_computes(spec):
         return False
     if contraction == "filter_grad" and _repeats(spec) > FEW_REPEATS:
         return _taps(spec) <= FEW_TAPS
@@ -109,7 +104,7 @@ def _island_with_multiplier(spec: ConvSpec, contraction: Contraction, mode: Mode
 
 
 def _island_with_onednn(spec: ConvSpec, contraction: Contraction, mode: Mode) -> bool:
-    if not _island_may_pay(spec, mode) or not _has_fast_kernels(spec):
+    if not _island_may_pay(spec, mode) or not onednn_computes(spec):
         return False
     if contraction == "filter_grad":
         return _is_dilated(spec) or (_taps(spec) >= ISLAND_TAPS and _repeats(spec) == 1)
@@ -119,7 +114,7 @@ def _island_with_onednn(spec: ConvSpec, contraction: Contraction, mode: Mode) ->
 
 
 def _island_without_onednn(spec: ConvSpec, contraction: Contraction, mode: Mode) -> bool:
-    if not _island_may_pay(spec, mode) or _has_fast_kernels(spec):
+    if not _island_may_pay(spec, mode) or onednn_computes(spec):
         return False
     strides = spec.rows.stride, spec.cols.stride
     if _is_dilated(spec) or strides[0] != strides[1]:

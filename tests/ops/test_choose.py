@@ -211,6 +211,12 @@ class AgreementTest(unittest.TestCase):
 
 
 class RefusedTest(unittest.TestCase):
+    @parameterized.expand([(64, True), (65, False)])
+    def test_without_a_stride_there_may_be_4096_phases(self, rate, taken):
+        x, w = tf.zeros([1, 40, 40, 2], tf.float64), tf.zeros([3, 3, 2, 1], tf.float64)
+        found = explain(x, w, [1, 1, 1, 1], "SAME", dilations=[64, rate])
+        self.assertEqual(found.output.lowering, "native" if taken else "taps")
+
     def test_auto_takes_what_native_refuses(self):
         # 34 * 19 phases in float64, which has no grouped kernel: more than native writes out.
         x, w = tf.zeros([1, 40, 40, 2], tf.float64), tf.zeros([2, 2, 2, 1], tf.float64)

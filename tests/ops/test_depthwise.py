@@ -86,7 +86,7 @@ class ValueTest(unittest.TestCase):
                 "in=2x9x8x3 filter=13x7x1 strides=1x2 dilations=3x1 data=special",
                 "in=1x30x9x2 filter=9x9x1 strides=3x3 padding=VALID format=NCHW",
                 "in=1x6x6x2 filter=15x9x1 padding=11,3,0,7 data=special",
-                "in=2x7x9x2 filter=1x67x1",
+                "in=2x7x40x2 filter=1x67x1",
                 "in=2x25x5x2 filter=33x2x1 data=special",
                 "in=1x9x8x2 filter=10x9x2 strides=1x2 format=NCHW data=special",
             ),

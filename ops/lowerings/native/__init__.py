@@ -33,8 +33,8 @@ from depthwise.ops.lowerings.native.kernels import (
     Kernel,
     Plain,
     cut,
-    on_padded_input,
-    onednn_runs_grouped_convolutions,
+    onednn_computes,
+    padded,
     without_padding,
 )
 from depthwise.ops.lowerings.native.phased import Phased
@@ -77,16 +77,15 @@ class Native:
             most = MOST_COMBS if spec.rows.stride == spec.cols.stride == 1 else MOST_PHASES
             if rows.count * cols.count > most:
                 return f"these strides and dilations take {rows.count * cols.count} phases, more than {most}"
-        if not isinstance(kernel, Plain) and spec.known and _padding(spec, kernel) > MOST_PADDING:
-            return (
-                f"these kernels need the padding in memory, {_padding(spec, kernel)} elements, more than {MOST_PADDING}"
-            )
+        added = 0 if isinstance(kernel, Plain) or not spec.known else _padding(spec, kernel)
+        if added > MOST_PADDING:
+            return f"these kernels need the padding in memory, {added} elements, more than {MOST_PADDING}"
         return None
 
     def output(self, spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) -> tf.Tensor:
         x = _enter(spec, input)
-        inner, padded = _padded_if_faster(_inner(spec), x)
-        y = _kernel(spec, "output").output(*_with_room_for_an_output(inner, padded, filter))
+        inner, image = _padded_if_faster(_inner(spec), x)
+        y = _kernel(spec, "output").output(*_with_room_for_an_output(inner, image, filter))
         if spec.may_be_empty:
             y = _right_when_empty(spec, y, x, filter)
         return _leave(spec, y)
@@ -135,7 +134,7 @@ def _kernel(spec: ConvSpec, contraction: Contraction) -> Kernel:
     equal, undilated = spec.rows.stride == spec.cols.stride, spec.rows.rate == spec.cols.rate == 1
     if equal and undilated:
         return Plain()
-    if spec.dtype == "float64" or not onednn_runs_grouped_convolutions():
+    if not onednn_computes(spec):
         # A graph may be converted to LiteRT, where it is one dilated convolution if the padding comes first.
         return Phased(pads_first=contraction == "output")
     if contraction != "output":
@@ -178,10 +177,12 @@ def _nhwc_sizes(spec: ConvSpec, sizes: tf.Tensor) -> Any:
 
 def _padded_if_faster(spec: ConvSpec, x: tf.Tensor) -> tuple[ConvSpec, tf.Tensor]:
     """An NHWC spec and input, the padding of which has been applied where the kernels would be slow at it."""
-    kernel = _kernel(spec, "output")
-    if isinstance(kernel, Phased) or not needs_padding(spec) or _padding(spec, kernel) > MOST_PADDING:
+    if not needs_padding(spec):
         return spec, x
-    return on_padded_input(spec), raw.Pad(input=x, paddings=[(0, 0), spec.rows.pads, spec.cols.pads, (0, 0)])
+    kernel = _kernel(spec, "output")
+    if isinstance(kernel, Phased) or _padding(spec, kernel) > MOST_PADDING:
+        return spec, x
+    return padded(spec, x)
 
 
 def needs_padding(spec: ConvSpec) -> bool:
@@ -202,8 +203,8 @@ def _is_padded_too_far(spec: ConvSpec) -> bool:
 def _padding(spec: ConvSpec, kernel: Kernel) -> int:
     """Elements that padding adds to an input of known size, where the kernel needs it in memory."""
     pads = kernel.pads(spec) if isinstance(kernel, Phased) else (spec.rows.pads, spec.cols.pads)
-    padded = prod(axis.size + sum(pad) for axis, pad in zip((spec.rows, spec.cols), pads, strict=True))
-    added: int = (padded - spec.rows.size * spec.cols.size) * (spec.batch or 1) * (spec.channels or 1)
+    samples = prod(axis.size + sum(pad) for axis, pad in zip((spec.rows, spec.cols), pads, strict=True))
+    added: int = (samples - spec.rows.size * spec.cols.size) * (spec.batch or 1) * (spec.channels or 1)
     return added
 
 

@@ -14,8 +14,9 @@ raw = tf.raw_ops
 
 MOST_TAPS_PADDED = 121
 """Most taps for which the filter gradient is padded beforehand where the filter is higher than the image. There oneDNN
-has no fast kernel: 3x3 on (32,1,1,960), MobileNetV2's last layers on images of 32x32, takes 8.8 ms, and padded 0.7; 5x5
-on (32,3,3,768) 12 and 4.4, 11x11 on (8,10,10,64) 5.3 and 2.4, but 13x13 on (8,7,7,1024) 37 and 81."""
+has no fast kernel: the bare op takes 8.8 ms for 3x3 on (32,1,1,960), MobileNetV2's last layers on images of 32x32, and
+0.7 with the padding; 5x5 on (32,3,3,768) 12 and 4.4, 11x11 on (8,10,10,64) 5.3 and 2.4, but 13x13 on (8,7,7,1024) 37
+and 81."""
 
 
 class Kernel(Protocol):
@@ -48,6 +49,11 @@ def onednn_runs_grouped_convolutions() -> bool:
     return True
 
 
+def onednn_computes(spec: ConvSpec) -> bool:
+    """Whether oneDNN computes it: on builds that use it, in float32 (which half types are accumulated in)."""
+    return spec.dtype != "float64" and onednn_runs_grouped_convolutions()
+
+
 def _attributes(spec: ConvSpec) -> dict[str, Any]:
     """The attributes that all six kernels share."""
     rows, cols = spec.rows, spec.cols
@@ -70,7 +76,7 @@ class Plain:
     def output(self, spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
         pads = explicit_pads(spec)
         if any(sum(pads, ())) and not tf.executing_eagerly():
-            x, spec = raw.Pad(input=x, paddings=[(0, 0), *pads, (0, 0)]), without_padding(spec)
+            spec, x = padded(spec, x)
         return raw.DepthwiseConv2dNative(input=x, filter=w, **_attributes(spec))
 
     def input_grad(self, spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor:
@@ -78,8 +84,7 @@ class Plain:
 
     def filter_grad(self, spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor:
         if _is_higher_than_the_image(spec):
-            x = raw.Pad(input=x, paddings=[(0, 0), spec.rows.pads, spec.cols.pads, (0, 0)])
-            spec = on_padded_input(spec)
+            spec, x = padded(spec, x)
         return raw.DepthwiseConv2dNativeBackpropFilter(
             input=x, filter_sizes=sizes, out_backprop=dy, **_attributes(spec)
         )
@@ -118,10 +123,10 @@ class Grouped:
 
 
 def _is_higher_than_the_image(spec: ConvSpec) -> bool:
-    """Whether the filter is, both of known size and few taps, in the dtype of oneDNN's kernels where they are used."""
+    """Whether the filter is, of few taps, both of known size, where oneDNN computes."""
     if not spec.known or spec.rows.size >= spec.rows.taps or spec.rows.taps * spec.cols.taps > MOST_TAPS_PADDED:
         return False
-    return spec.dtype == "float32" and onednn_runs_grouped_convolutions()
+    return onednn_computes(spec)
 
 
 def explicit_pads(spec: ConvSpec) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -133,6 +138,11 @@ def explicit_pads(spec: ConvSpec) -> tuple[tuple[int, int], tuple[int, int]]:
 def without_padding(spec: ConvSpec) -> ConvSpec:
     """The same convolution on an input to which an explicit padding has been applied."""
     return spec if isinstance(spec.rows.padding, str) else on_padded_input(spec)
+
+
+def padded(spec: ConvSpec, x: tf.Tensor) -> tuple[ConvSpec, tf.Tensor]:
+    """An NHWC input whose padding is known, with it, and the same convolution on that."""
+    return on_padded_input(spec), raw.Pad(input=x, paddings=[(0, 0), spec.rows.pads, spec.cols.pads, (0, 0)])
 
 
 def on_padded_input(spec: ConvSpec) -> ConvSpec:
