@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 from depthwise.ops import choose
+from depthwise.ops.autograph import not_converted
 from depthwise.ops.choose import Explanation
 from depthwise.ops.gradients import Trilinear
 from depthwise.ops.lowerings import LOWERINGS as _LOWERINGS
@@ -19,6 +20,7 @@ LOWERINGS: tuple[str, ...] = tuple(_LOWERINGS)
 """Names of the lowerings that can be asked for; "auto" chooses among them."""
 
 
+@not_converted
 def depthwise_conv2d(
     input: Any,
     filter: Any,
@@ -98,6 +100,7 @@ def depthwise_conv2d(
         return _contractions(spec, lowering, choose.current_mode()).output(input, filter)
 
 
+@not_converted
 def explain(
     input: Any,
     filter: Any,

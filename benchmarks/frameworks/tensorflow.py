@@ -135,7 +135,7 @@ def _eager_gradient(op: Callable[..., tf.Tensor], tensors: Tensors, quantity: st
 
 
 def _in_mode(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
-    return function if mode == "eager" else tf.function(function, jit_compile=mode == "xla", autograph=False)
+    return function if mode == "eager" else tf.function(function, jit_compile=mode == "xla")
 
 
 def _finished(call: Call) -> Call:

@@ -27,7 +27,7 @@ def in_mode(function, mode, case, *shapes):
             of_filter if s == case.filter_shape else [d if i == keep else None for i, d in enumerate(s)] for s in shapes
         ]
         signature = [tf.TensorSpec(shape, case.dtype) for shape in unknown]
-    return tf.function(function, autograph=False, input_signature=signature, jit_compile=mode.endswith("xla"))
+    return tf.function(function, input_signature=signature, jit_compile=mode.endswith("xla"))
 
 
 def results(problem, lowering, mode, op=depthwise_conv2d):

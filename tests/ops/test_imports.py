@@ -12,6 +12,7 @@ LIBRARIES = {"numpy", "tensorflow", "__future__", *sys.stdlib_module_names}
 
 # A file or folder of ops, and the modules of this package that it may import.
 RULES = {
+    "autograph.py": (),
     "geometry.py": (),
     "spec.py": ("geometry",),
     "lowerings/base.py": ("spec",),
@@ -22,7 +23,7 @@ RULES = {
     "lowerings/__init__.py": ("lowerings",),
     "gradients.py": ("spec", "geometry", "lowerings"),
     "choose.py": ("spec", "gradients", "lowerings"),
-    "depthwise.py": ("spec", "gradients", "lowerings", "choose"),
+    "depthwise.py": ("autograph", "spec", "gradients", "lowerings", "choose"),
     "__init__.py": ("depthwise",),
 }
 
