@@ -110,9 +110,12 @@ def _by_turns(layout: Layout, x: tf.Tensor, dy: tf.Tensor, most_sums: int) -> tf
 def _contracted(rows: Axis, columns: _Columns, on_input: tf.Tensor) -> tf.Tensor:
     """[tap rows, tap columns, channels], of whose products those count that are `on_input` [outputs, tap rows]."""
     layout, tap_columns = columns.layout, columns.axis.taps
+    x_slice = cache(lambda column: _skew(layout, rows, columns.cut_x((0, rows.size, 1), column)))
+    dy_slice = cache(lambda column: columns.cut_dy((0, rows.output, 1), column))
     parts = []
     for taps in np.array_split(range(tap_columns), ceil_div(tap_columns, TAP_COLUMNS)):
-        summed = _sum_rows(layout, _partial_sums(rows, columns, taps.tolist(), on_input))
+        products = _concat([columns.sum(j, x_slice, dy_slice) for j in taps], 3)
+        summed = _sum_rows(layout, _partial_sums(rows, products, on_input))
         shape = layout.shape(rows.taps, len(taps), columns.width, sizes_of(summed)[2])
         parts.append(tf.reduce_sum(tf.reshape(summed, shape), 2))
     return _concat(parts, 1)
@@ -193,14 +196,10 @@ class _Columns:
         return tf.reshape(dy, self.layout.shape(batch, height, 1, width, channels))
 
 
-def _partial_sums(rows: Axis, columns: _Columns, taps: list[int], on_input: tf.Tensor) -> tf.Tensor:
+def _partial_sums(rows: Axis, products: tf.Tensor, on_input: tf.Tensor) -> tf.Tensor:
     """Stage 1, tap rows as a loop dimension: [batch, rows (padded), tap rows, tap columns * width, channels]."""
-    layout = columns.layout
-    x_slice = cache(lambda column: _skew(layout, rows, columns.cut_x((0, rows.size, 1), column)))
-    dy_slice = cache(lambda column: columns.cut_dy((0, rows.output, 1), column))
-    partial = _concat([columns.sum(j, x_slice, dy_slice) for j in taps], 3)
     mask = on_input[:, :, tf.newaxis, tf.newaxis]
-    partial = raw.SelectV2(condition=mask, t=partial, e=tf.zeros([], partial.dtype))
+    partial = raw.SelectV2(condition=mask, t=products, e=tf.zeros([], products.dtype))
     missing = _row_window(rows.output)[1] - rows.output
     if missing:
         partial = raw.Pad(input=partial, paddings=[[0, 0], [0, missing], [0, 0], [0, 0], [0, 0]])

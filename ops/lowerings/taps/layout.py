@@ -148,9 +148,9 @@ class Layout:
 
         It has one more place, of zeros, at the end of its third dimension.
 
-        XLA fuses a slice or a transposition into all slices that are taken of it. It does not fuse a padding. But it
-        sees that a slice of the padding reads no zeros, and then there is none: hence the reshape between the two,
-        through which it does not look.
+        XLA fuses a slice or a transposition into all slices that are taken of it; a padding only where there is one
+        slice. But it sees that a slice of the padding reads no zeros, and then there is none: hence the reshape between
+        the two, through which it does not look.
         """
         first, second, third, last = sizes_of(image)
         rows = tf.reshape(image, self.shape(first * second, third, last))
