@@ -31,6 +31,7 @@ EMPTY = (
     "in=0x5x6x2 filter=3x3x2 strides=2x2",
     "in=0x5x6x2 filter=3x3x1 strides=3x3 format=NCHW",
     "in=2x0x6x2 filter=3x3x1",
+    "in=2x0x0x2 filter=2x3x1 strides=3x3",
     "in=2x5x6x0 filter=3x3x2 padding=VALID",
     "in=2x5x6x2 filter=3x3x0",
     "in=2x4x4x3 filter=5x5x2 padding=VALID",
@@ -60,6 +61,22 @@ class ValueTest(unittest.TestCase):
     )
     def test_sizes_that_are_known_late(self, notation, lowering, mode):
         check(self, notation, lowering, mode)
+
+    @parameterized.expand(
+        itertools.product(
+            (
+                "in=2x11x19x3 filter=3x4x1 data=special",  # more columns than terms of a sum, and no multiple of them
+                "in=2x24x8x2 filter=4x3x2 strides=2x1 dilations=1x2 format=NCHW data=special",
+                "in=1x6x33x2 filter=2x7x1 strides=3x2 padding=0,5,7,1 data=special",
+                "in=2x12x17x2 filter=9x8x1 strides=1x2 data=special",  # too large to write out
+                "in=3x9x1x4 filter=1x3x2 data=special",  # what is not finite lies beside the padding
+                "in=2x4x4x3 filter=3x5x1 padding=VALID data=special",  # no output
+            ),
+            ("unknown", "unknown_xla"),
+        )
+    )
+    def test_sizes_of_images_that_are_known_late(self, notation, mode):
+        check(self, notation, "taps", mode)
 
     @parameterized.expand(
         itertools.product(

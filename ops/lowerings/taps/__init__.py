@@ -10,7 +10,7 @@ from types import ModuleType
 import tensorflow as tf
 from depthwise.ops.lowerings.base import Contraction, Mode
 from depthwise.ops.lowerings.taps import commuted, correlate, padded, stencil, strided
-from depthwise.ops.lowerings.taps.layout import is_large
+from depthwise.ops.lowerings.taps.layout import is_large, is_sized
 from depthwise.ops.spec import ConvSpec
 
 
@@ -32,7 +32,7 @@ class Taps:
         return compute(spec, filter, dy, sizes)
 
     def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-        compute = (correlate if spec.known else padded).filter_grad
+        compute = (correlate if is_sized(spec) else padded).filter_grad
         return compute(spec, input, dy, sizes)
 
 

@@ -24,6 +24,10 @@ a `reverse` it becomes one nest, whose loads the taps share; stage 2 sees to the
 
 What stage 1 writes is as large as the input times taps, over the terms of a sum. For large filters that is too much at
 once: there the tap rows become a loop, two of them a turn.
+
+All this needs to know how many columns there are only to cut them well (`columns`). Where sizes are unknown, images are
+padded, and cut into as many slices whatever they hold: 3x3 on (8,56,56,128) takes 6.4 ms, and 4.3 where they are known
+(the sum as written down above, 103).
 """
 
 from __future__ import annotations
@@ -31,44 +35,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from typing import TypeAlias
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from depthwise.ops.geometry import Axis, ceil_div
-from depthwise.ops.lowerings.taps.layout import (
-    TAP_ROWS,
-    Layout,
-    is_large,
-    lines_held,
-    shaped,
-    sizes_of,
-    step_range,
-    total,
-)
-from depthwise.ops.spec import FLOATS, ConvSpec
+from depthwise.ops.geometry import Axis, Size, at_least_zero, ceil_div
+from depthwise.ops.lowerings.taps.columns import MOST_PARTIAL_SUMS, Columns, columns_of, padded_evenly
+from depthwise.ops.lowerings.taps.layout import TAP_ROWS, Layout, is_large, shaped, sizes_of
+from depthwise.ops.spec import FLOATS, ConvSpec, nhwc
 
 raw = tf.raw_ops
 
-Slice: TypeAlias = Callable[[int], tf.Tensor]
-"""From a column to the slice of an image that begins there, in the shape of the products."""
-
 TAP_COLUMNS = 5
 """Most tap columns in one group: with more concatenation operands, LLVM stops vectorising some."""
-COLUMN_TERMS, MORE_COLUMN_TERMS = 14, 28
-"""Most terms of one sum over columns: compile time grows with them. Wider images add up several columns at once."""
-MOST_PARTIAL_SUMS = {"NHWC": 2**22, "NCHW": 2**20}
-"""Most partial sums, where more terms could make them fewer. 7x7 on (8,56,56,96): with 28 terms 7.3 ms, 19 MiB and
-3.2 s to compile; with 14 terms 13 ms, 64 MiB and 1.8 s. (What takes over 32 MiB, glibc gives back to the system and
-asks for anew in every call, page by page. A crowded cache costs more: 7x7 on (8,28,28,1024) takes 108 ms with 28 terms,
-and 47 with 7 and four times the memory.) In NCHW there are copies of both images beside them: 3x3 on (8,128,56,56)
-took 18 ms, and takes 6.2."""
+ROW_WINDOW = 8
+"""Rows that a window of stage 2 adds up where their number is unknown."""
 
 
 def filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-    """The filter gradient."""
+    """The filter gradient, of a filter whose height and width are known."""
+    rows, cols = spec.axes(nhwc(sizes_of(x), spec.data_format), ())
     x = Layout(spec, sizes).repeat(x)
-    layout = Layout(replace(spec, data_format="NHWC"), sizes)
+    layout = Layout(replace(spec, data_format="NHWC", rows=rows, cols=cols), sizes)
     if spec.data_format == "NCHW":
         x, dy = _channels_last(layout, x), _channels_last(layout, dy)
     contract = _by_turns if is_large(spec) else _at_once
@@ -77,8 +65,14 @@ def filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -
 
 def _at_once(layout: Layout, x: tf.Tensor, dy: tf.Tensor, most_sums: int) -> tf.Tensor:
     """The filter gradient of NHWC images, [tap rows, tap columns, channels]."""
-    rows = layout.spec.rows
-    return _contracted(rows, _Columns(layout, x, dy, rows, most_sums), tf.constant(_on_input(rows, rows.taps)))
+    rows = met = layout.spec.rows
+    if not layout.spec.known:
+        before, after = rows.pads
+        missing = at_least_zero(rows.span - before - rows.size - after)  # where there is no output
+        x, dy = padded_evenly(layout, x, dy, (before, after + missing))
+        met = Axis(sizes_of(x)[1], rows.taps, rows.stride, rows.rate, "VALID")
+    on_input = tf.convert_to_tensor(_on_input(rows, rows.taps))
+    return _contracted(met, columns_of(layout, x, dy, met, most_sums), on_input)
 
 
 def _by_turns(layout: Layout, x: tf.Tensor, dy: tf.Tensor, most_sums: int) -> tf.Tensor:
@@ -88,30 +82,35 @@ def _by_turns(layout: Layout, x: tf.Tensor, dy: tf.Tensor, most_sums: int) -> tf
     band = Axis(rows.reach + rows.rate * (TAP_ROWS - 1), TAP_ROWS, rows.stride, rows.rate, "VALID")
     before, after = rows.pads
     # As far as the last turn reaches, which may have a row too many.
-    after = max(after, rows.rate * TAP_ROWS * (turns - 1) + band.size - before - rows.size)
-    padded = raw.Pad(input=x, paddings=[[0, 0], [before, after], [0, 0], [0, 0]])
-    batch, _, _, channels = sizes_of(x)
-    sizes = layout.shape(batch, band.size, cols.size, channels)
-    on_input = np.split(_on_input(rows, turns * TAP_ROWS), turns, axis=1)
-    masks = tf.constant(np.stack(on_input)[:, np.newaxis, :, :, np.newaxis])
+    after += at_least_zero(rows.rate * TAP_ROWS * (turns - 1) + band.size - before - rows.size - after)
+    if layout.spec.known:
+        x = layout.pad(x, (before, after), (0, 0))
+    else:
+        x, dy = padded_evenly(layout, x, dy, (before, after))
+    batch, _, width, channels = sizes_of(x)
+    on_input = tf.convert_to_tensor(_on_input(rows, turns * TAP_ROWS))
+    masks = tf.transpose(tf.reshape(on_input, layout.shape(rows.output, turns, TAP_ROWS)), [1, 0, 2])
+    masks = masks[:, tf.newaxis, :, :, tf.newaxis]
 
     def turn(k: tf.Tensor) -> tf.Tensor:
         begin = tf.stack([0, rows.rate * TAP_ROWS * k, 0, 0])
-        met = raw.Slice(input=padded, begin=begin, size=sizes)
-        met = shaped(met, (x.shape[0], band.size, cols.size, x.shape[3]))
+        met = raw.Slice(input=x, begin=begin, size=layout.shape(batch, band.size, width, channels))
+        if layout.spec.known:
+            met = shaped(met, (x.shape[0], band.size, width, x.shape[3]))
         # In memory, for a slice that begins anywhere would keep the loop of stage 1 from being vectorised.
         mask = layout.in_memory(tf.gather(masks, k))[0, :, :TAP_ROWS, 0]
-        return _contracted(band, _Columns(layout, layout.in_memory(met), dy, band, most_sums), mask)
+        return _contracted(band, columns_of(layout, layout.in_memory(met), dy, band, most_sums), mask)
 
     found = tf.map_fn(turn, tf.range(turns), fn_output_signature=dy.dtype)
     return tf.reshape(found, layout.shape(turns * TAP_ROWS, cols.taps, channels))[: rows.taps]
 
 
-def _contracted(rows: Axis, columns: _Columns, on_input: tf.Tensor) -> tf.Tensor:
+def _contracted(rows: Axis, columns: Columns, on_input: tf.Tensor) -> tf.Tensor:
     """[tap rows, tap columns, channels], of whose products those count that are `on_input` [outputs, tap rows]."""
     layout, tap_columns = columns.layout, columns.axis.taps
-    x_slice = cache(lambda column: _skew(layout, rows, columns.cut_x((0, rows.size, 1), column)))
-    dy_slice = cache(lambda column: columns.cut_dy((0, rows.output, 1), column))
+    skew = _skew(layout, rows, columns)
+    x_slice = cache(lambda place: skew(columns.cut_x((0, rows.size, 1), place)))
+    dy_slice = cache(lambda place: columns.cut_dy((0, rows.output, 1), place))
     parts = []
     for taps in np.array_split(range(tap_columns), ceil_div(tap_columns, TAP_COLUMNS)):
         products = _concat([columns.sum(j, x_slice, dy_slice) for j in taps], 3)
@@ -130,122 +129,66 @@ def _channels_last(layout: Layout, image: tf.Tensor) -> tf.Tensor:
     return layout.in_memory(raw.Transpose(x=image, perm=[0, 2, 3, 1]))
 
 
-class _Columns:
-    """Input and output gradient (NHWC), cut along the columns into slices of one width."""
-
-    def __init__(self, layout: Layout, x: tf.Tensor, dy: tf.Tensor, rows: Axis, most_sums: int) -> None:
-        """In as many slices as there are COLUMN_TERMS, or MORE_COLUMN_TERMS where partial sums exceed `most_sums`; in
-        fewer where so many would crowd the cache, whatever memory that takes. Where some tap covers fewer columns than
-        a slice then has, slices are as narrow as that."""
-        self.layout, self.x, self.dy = layout, x, dy
-        self.axis = axis = layout.spec.cols
-        covers = [stop - start for start, stop in map(axis.outputs_of_tap, range(axis.taps)) if stop > start]
-        width = ceil_div(axis.output, COLUMN_TERMS)
-        sums = rows.output * rows.taps * axis.taps * width * (dy.shape[0] or 1) * (dy.shape[3] or 1)
-        if sums > most_sums:
-            width = ceil_div(axis.output, MORE_COLUMN_TERMS)
-        column_bytes = (dy.shape[3] or 1) * dy.dtype.size
-        # A term of a sum loads a line of the input and one of the output gradient. Once there are more terms than the
-        # cache holds lines, nearly every load misses: the filter gradient of 3x3 on (8,56,56,256) took 9.5 ms with 14
-        # terms 4096 bytes apart, and takes 6.5 with 12 terms 5120 apart; 5x5 on (8,28,28,512) took 15 with 28 terms
-        # 2048 apart, and takes 7.9 with 10 terms 6144 apart. (Of the input alone, lines that a stride brings together
-        # do no harm: 3x3, stride 2, on (8,56,56,256).)
-        while ceil_div(axis.output, width) > lines_held(width * column_bytes):
-            width += 1
-        self.width = min([width, *covers])
-
-    def pairs(self, tap: int) -> list[tuple[int, int, int]]:
-        """Where the slices lie whose products a tap sums: (input column, output column, columns that count).
-
-        Only outputs whose window has the tap on the input take part, so padding costs nothing. Where their number is
-        no multiple of the width, the last slice overlaps the one before it, and only its last columns count.
-        """
-        start, stop = self.axis.outputs_of_tap(tap)
-        begins = [(q, self.width) for q in range(start, stop - self.width + 1, self.width)]
-        if (stop - start) % self.width:
-            begins.append((stop - self.width, (stop - start) % self.width))
-        return [(self.axis.input_of_tap(tap, q), q, counting) for q, counting in begins]
-
-    def sum(self, tap: int, x_slice: Slice, dy_slice: Slice) -> tf.Tensor:
-        """Stage 1 for one tap: the sum of the products of its pairs of slices."""
-        terms = []
-        for x_column, dy_column, counting in self.pairs(tap):
-            product = raw.Mul(x=x_slice(x_column), y=dy_slice(dy_column))
-            if counting < self.width:
-                # Selected, not multiplied by zero: what is not finite must not spread.
-                counts = tf.constant(np.arange(self.width)[:, np.newaxis] >= self.width - counting)
-                product = raw.SelectV2(condition=counts, t=product, e=tf.zeros([], product.dtype))
-            terms.append(product)
-        if not terms:
-            return tf.zeros_like(raw.Mul(x=x_slice(0), y=dy_slice(0)))
-        # Each tap begins elsewhere. Where all taps meet all outputs, their loops would else begin with the same loads,
-        # which LLVM hoists out of the branches between the taps, and then vectorises none of them.
-        first = tap * len(terms) // self.axis.taps
-        terms = terms[first:] + terms[:first]
-        # In four chains, which a processor can add up side by side.
-        return total([total(terms[k::4]) for k in range(min(4, len(terms)))])
-
-    def cut_x(self, rows: tuple[int, int, int], column: int) -> tf.Tensor:
-        begin, end, step = step_range(column, self.width, self.axis.stride)
-        return self.layout.cut(self.x, rows, (begin, end, step))
-
-    def cut_dy(self, rows: tuple[int, int, int], column: int) -> tf.Tensor:
-        """For all tap rows: [batch, outputs, 1, width, channels]."""
-        dy = self.layout.cut(self.dy, rows, (column, column + self.width, 1))
-        batch, height, width, channels = sizes_of(dy)
-        return tf.reshape(dy, self.layout.shape(batch, height, 1, width, channels))
-
-
 def _partial_sums(rows: Axis, products: tf.Tensor, on_input: tf.Tensor) -> tf.Tensor:
     """Stage 1, tap rows as a loop dimension: [batch, rows (padded), tap rows, tap columns * width, channels]."""
     mask = on_input[:, :, tf.newaxis, tf.newaxis]
     partial = raw.SelectV2(condition=mask, t=products, e=tf.zeros([], products.dtype))
     missing = _row_window(rows.output)[1] - rows.output
-    if missing:
+    if not isinstance(missing, int) or missing:
         partial = raw.Pad(input=partial, paddings=[[0, 0], [0, missing], [0, 0], [0, 0], [0, 0]])
     return tf.reverse(partial, [2])
 
 
-def _on_input(rows: Axis, taps: int) -> np.ndarray:
-    """Whether, in the window of an output (first axis), one of so many taps (second axis) lies on the input."""
-    at = np.array([[rows.input_of_tap(i, p) for i in range(taps)] for p in range(rows.output)])
-    on_input: np.ndarray = (at >= 0) & (at < rows.size)
-    return on_input
+def _on_input(rows: Axis, taps: int) -> Any:
+    """Whether, in the window of an output (first axis), one of so many taps (second axis) lies on the input: an array,
+    or a tensor where sizes are unknown."""
+    outputs = np.arange(rows.output) if rows.known else tf.range(rows.output)
+    at = rows.stride * outputs[:, np.newaxis] + rows.rate * np.arange(taps, dtype=np.int32) - rows.pads[0]
+    return (at >= 0) & (at < rows.size)
 
 
-def _skew(layout: Layout, rows: Axis, columns: tf.Tensor) -> tf.Tensor:
+def _skew(layout: Layout, rows: Axis, columns: Columns) -> Callable[[tf.Tensor], tf.Tensor]:
     """[batch, size, width, channels] -> [batch, outputs, tap rows, width, channels]: the samples under every tap.
 
     The sample of output p under tap row i is (stride*p + rate*i - before) modulo the size. Walk through the column
     again and again, in rows of `length` = rate modulo the size: row i begins rate*i further on.
     """
-    size, before = rows.size, rows.pads[0]
-    length = rows.rate + size * ceil_div(max(0, rows.reach - rows.rate), size)
+    size, before, reach = rows.size, rows.pads[0], rows.reach
+    length = rows.rate + size * ceil_div(at_least_zero(reach - rows.rate), size)
     begin = -before % size
     walked = begin + rows.taps * length
-    batch, _, width, channels = sizes_of(columns)
     turns = ceil_div(walked, size)
-    t = tf.reshape(columns, layout.shape(batch, 1, size, width, channels))
-    t = tf.broadcast_to(t, layout.shape(batch, turns, size, width, channels))
-    t = tf.reshape(t, layout.shape(batch, turns * size, width, channels))
-    t = layout.cut(t, (begin, walked, 1), (0, width, 1))
-    t = tf.reshape(t, layout.shape(batch, rows.taps, length, width, channels))
-    t = raw.StridedSlice(
-        input=t,
-        begin=layout.shape(0, 0, 0, 0, 0),
-        end=layout.shape(0, 0, rows.reach, 0, 0),
-        strides=layout.shape(1, 1, rows.stride, 1, 1),
-        begin_mask=31,
-        end_mask=27,
-    )
-    return raw.Transpose(x=t, perm=layout.shape(0, 2, 1, 3, 4))
+    batch, _, _, channels = sizes_of(columns.x)
+    width = columns.width
+    once = layout.shape(batch, 1, size, width, channels)
+    repeated = layout.shape(batch, turns, size, width, channels)
+    end_to_end = layout.shape(batch, turns * size, width, channels)
+    in_rows = layout.shape(batch, rows.taps, length, width, channels)
+    end = layout.shape(0, 0, reach, 0, 0)
+
+    def skewed(t: tf.Tensor) -> tf.Tensor:
+        t = tf.reshape(tf.broadcast_to(tf.reshape(t, once), repeated), end_to_end)
+        t = tf.reshape(layout.cut(t, (begin, walked, 1), (0, width, 1)), in_rows)
+        t = raw.StridedSlice(
+            input=t,
+            begin=layout.shape(0, 0, 0, 0, 0),
+            end=end,
+            strides=layout.shape(1, 1, rows.stride, 1, 1),
+            begin_mask=31,
+            end_mask=27,
+        )
+        return raw.Transpose(x=t, perm=layout.shape(0, 2, 1, 3, 4))
+
+    return skewed
 
 
-def _row_window(rows: int) -> tuple[int, int]:
+def _row_window(rows: Size) -> tuple[int, Size]:
     """Rows that a window of stage 2 adds up, and the rows that all windows hold.
 
     Two windows at least, one for each of two threads; of a power of two, by which a mean is divided exactly.
     """
+    if not isinstance(rows, int):
+        return ROW_WINDOW, ROW_WINDOW * ceil_div(rows, ROW_WINDOW)
     window = 1 << ((rows + 1) // 2).bit_length() - 1
     return window, window * ceil_div(rows, window)
 

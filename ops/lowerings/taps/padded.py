@@ -1,4 +1,4 @@
-"""The three contractions on a padded image, for sizes that are unknown and for large filters.
+"""The contractions on a padded image, for sizes that are unknown and for large filters.
 
 Which taps meet padding cannot be known at trace time without sizes, so padding is materialised: one more pass over the
 image. (Under XLA the sizes are constants by the time the code is compiled.) With a large filter that pass is lost
@@ -64,35 +64,21 @@ def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) ->
 
 
 def filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-    """The filter gradient: for each tap, the correlation of the padded input with the output gradient."""
+    """The filter gradient of a filter of unknown size: for each tap in turn, the correlation of the padded input with
+    the output gradient. (`correlate` has the others.)"""
     layout = Layout(spec, sizes)
     rows, cols = spec.axes(nhwc(tf.shape(x), spec.data_format), sizes)
     on_input = tf.ones(tf.stack(spec.layout(1, rows.size, cols.size, 1)), tf.bool)
     images = [layout.pad(image, rows.pads, cols.pads) for image in (layout.repeat(x), on_input)]
 
-    def band(i: Any) -> list[tf.Tensor]:
-        return [_under(layout, image, layout.row, _forward(rows), i) for image in images]
-
-    def tap(band: list[tf.Tensor], j: Any) -> tf.Tensor:
-        samples, covered = (_under(layout, image, layout.col, _forward(cols), j) for image in band)
+    def tap(k: tf.Tensor) -> tf.Tensor:
+        bands = [_under(layout, image, layout.row, _forward(rows), k // cols.taps) for image in images]
+        samples, covered = (_under(layout, band, layout.col, _forward(cols), k % cols.taps) for band in bands)
         # Selected, not multiplied by zero: what is not finite in dy must not reach taps that lie on padding.
         products = raw.SelectV2(condition=covered, t=raw.Mul(x=samples, y=dy), e=tf.zeros([], dy.dtype))
         return tf.reduce_sum(products, [0, layout.row, layout.col])
 
-    def tap_row(i: Any) -> tf.Tensor:
-        met = band(i)
-        return tf.stack([tap(met, j) for j in range(cols.taps)])
-
-    if not is_sized(spec):
-        dw = tf.map_fn(
-            lambda k: tap(band(k // cols.taps), k % cols.taps),
-            tf.range(rows.taps * cols.taps),
-            fn_output_signature=dy.dtype,
-        )
-    elif is_large(spec):
-        dw = tf.map_fn(tap_row, tf.range(rows.taps), fn_output_signature=dy.dtype)
-    else:
-        dw = tf.stack([tap_row(i) for i in range(rows.taps)])
+    dw = tf.map_fn(tap, tf.range(rows.taps * cols.taps), fn_output_signature=dy.dtype)
     return shaped(tf.reshape(dw, sizes), spec.filter_shape)
 
 

@@ -82,9 +82,9 @@ def padded_first(x, w, dy):
     return tf.add_n([x[:, i : i + SIZE, j : j + SIZE] * w[i, j, :, 0] for i, j in product(range(k), repeat=2)])
 
 
-def hlo(function, tensors, platform):
+def hlo(function, tensors, platform, signature=None):
     """The optimised HLO for the CPU, or the HLO that XLA:GPU begins with."""
-    compiled = tf.function(function, jit_compile=True, autograph=False)
+    compiled = tf.function(function, jit_compile=True, autograph=False, input_signature=signature)
     ir = compiled.experimental_get_compiler_ir(*tensors)
     return ir(stage="optimized_hlo") if platform == "CPU" else ir(stage="hlo", platform_name="GPU")
 
@@ -161,6 +161,20 @@ class TapsStructureTest(unittest.TestCase):
         traced = tf.function(alone, autograph=False).get_concrete_function(x, w, x)
         partial = [op.inputs[0].shape for op in traced.graph.get_operations() if op.type == "AvgPool"]
         self.assertEqual([dims[2] for dims in partial], [kernel * kernel * width])
+
+    @parameterized.expand(product((3, 5, 7), ("NHWC", "NCHW")))
+    def test_a_filter_gradient_of_sizes_that_are_known_late_is_formed_alike(self, kernel, data_format):
+        """Partial sums, a window of which is added up at a time; before it a pad, and NCHW images laid out."""
+        x, w, dy = inputs(kernel, 1, data_format)
+        image = [None if size == SIZE else size for size in x.shape]
+        signature = [tf.TensorSpec(shape) for shape in (image, w.shape, image)]
+        pads = 1 + pads_allowed(kernel, data_format, "filter_grad")
+        text = {}
+        for platform in ("CPU", "GPU"):
+            text[platform] = hlo(taps("filter_grad", 1, data_format), (x, w, dy), platform, signature)
+            self.assertEqual(flaws(text[platform], pads), [])
+            self.assertTrue(" reduce-window(" in text[platform])
+        self.assertLessEqual(fusions(text["CPU"]), FILTER_GRAD_FUSIONS[kernel] + pads)
 
     @parameterized.expand([("NHWC",), ("NCHW",)])
     def test_an_input_gradient_with_several_outputs_is_summed_from_memory(self, data_format):
