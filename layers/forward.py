@@ -5,21 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 import tensorflow as tf
-from depthwise.ops import depthwise_conv2d
+from depthwise.ops import depthwise_conv2d, explain
+from depthwise.ops.gradients import may_be_differentiated
 
 
 def convolve(layer: Any, inputs: Any, kernel: Any, lowering: str) -> Any:
-    """`inputs` convolved with the variable `kernel`, by the strides, padding, dilation and data format of `layer`."""
+    """`inputs` convolved with the variable `kernel`, by the strides, padding, dilation and data format of `layer`.
+
+    A model that is traced where nothing is differentiated may be on its way into a file of another format, to whose
+    converter an island is a function that it does not know (ONNX), or a hundred ops (LiteRT). So islands are left to
+    training.
+    """
     last, padding = layer.data_format == "channels_last", layer.padding
-    return depthwise_conv2d(
+    arguments = (
         inputs,
         tf.convert_to_tensor(kernel),  # in the compute dtype, where a mixed policy is at work
-        strides=in_order(last, 1, layer.strides[0], layer.strides[1], 1),
-        padding=padding.upper() if isinstance(padding, str) else in_order(last, (0, 0), padding[0], padding[1], (0, 0)),
-        data_format="NHWC" if last else "NCHW",
-        dilations=layer.dilation_rate,
-        lowering=lowering,
+        in_order(last, 1, layer.strides[0], layer.strides[1], 1),
+        padding.upper() if isinstance(padding, str) else in_order(last, (0, 0), padding[0], padding[1], (0, 0)),
+        "NHWC" if last else "NCHW",
+        layer.dilation_rate,
     )
+    if lowering == "auto" and not tf.executing_eagerly() and not may_be_differentiated():
+        lowering = "native" if explain(*arguments).output.lowering == "island" else "auto"
+    return depthwise_conv2d(*arguments, lowering=lowering)
 
 
 def finish(layer: Any, outputs: Any) -> Any:

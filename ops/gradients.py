@@ -120,6 +120,11 @@ class Trilinear:
         return tf.math.conj(tensor) if self.spec.dtype in COMPLEX else tensor
 
 
+def may_be_differentiated() -> bool:
+    """Whether a tape or an accumulator is at work here, who may ask for derivatives of what is computed."""
+    return record is None or bool(record.could_possibly_record())
+
+
 def _differentiable(value: Value, gradients: Gradients, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """The value at a and b, of which tapes, accumulators and graphs know the gradients.
 
@@ -129,7 +134,7 @@ def _differentiable(value: Value, gradients: Gradients, a: tf.Tensor, b: tf.Tens
     """
     if record is None:
         return tf.custom_gradient(lambda a, b: (value(a, b), lambda g: gradients(a, b, g)))(a, b)
-    if tf.executing_eagerly() and not record.could_possibly_record():
+    if tf.executing_eagerly() and not may_be_differentiated():
         return value(a, b)
     with record.stop_recording():
         result = value(a, b)

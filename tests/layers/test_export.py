@@ -1,6 +1,7 @@
 """Models shipped elsewhere: SavedModel, LiteRT and ONNX, each against the original or the oracle."""
 
 import collections
+import contextlib
 import importlib.util
 import subprocess
 import sys
@@ -141,11 +142,34 @@ def invoke(interpreter, x):
     return interpreter.get_tensor(wanted["index"])
 
 
+# With oneDNN, or without it, or in both builds, an island would compute them.
+LARGE = [
+    ("dilated", lambda: DepthwiseConv2D(3, padding="same", dilation_rate=12), 256),
+    ("multiplier", lambda: DepthwiseConv2D(3, padding="same", depth_multiplier=2), 128),
+    ("separable", lambda: SeparableConv2D(8, 3, padding="same", dilation_rate=12), 128),
+    ("grouped", lambda: Conv2D(192, 3, padding="same", groups=96), 96),
+]
 ONEDNN = onednn_runs_grouped_convolutions()
 # TensorFlow has unequal strides in its grouped convolution alone, and that in oneDNN alone.
 KERNELS = {name: "CONV_2D" if ONEDNN and name == "unequal_strides" else "DEPTHWISE_CONV_2D" for name, _ in CASES}
 # These are the plain convolution between ops that take the image apart and put it together.
 PHASED = ("dilated_far",) if ONEDNN else ("both", "unequal_strides")
+
+
+class IslandTest(unittest.TestCase):
+    @parameterized.expand([(False,), (True,)])
+    def test_islands_are_left_to_training(self, training):
+        layer = DepthwiseConv2D(3, padding="same", dilation_rate=12)
+        image = tf.TensorSpec([1, 70, 70, 256])
+        layer.build(image.shape)
+
+        @tf.function
+        def run(x):
+            with tf.GradientTape() if training else contextlib.nullcontext():
+                return layer(x)
+
+        functions = run.get_concrete_function(image).graph.as_graph_def().library.function
+        self.assertEqual(any("_XlaMustCompile" in function.attr for function in functions), training)
 
 
 class LiteRTTest(unittest.TestCase):
@@ -161,6 +185,13 @@ class LiteRTTest(unittest.TestCase):
         self.assertEqual(counts[KERNELS[name]], 1)
         if batch == 1 and name not in PHASED:
             self.assertEqual(counts["PAD"] + counts["PADV2"] + 1, counts.total(), counts)
+
+    @parameterized.expand(LARGE)
+    def test_images_so_large_that_training_takes_an_island(self, _, layer, channels):
+        model = keras.Sequential([keras.Input(batch_shape=(1, 70, 70, channels)), layer()])
+        _, counts = operations(tf.lite.TFLiteConverter.from_keras_model(model).convert())
+        self.assertEqual(counts["DEPTHWISE_CONV_2D"], 1, counts)
+        self.assertEqual(counts["MUL"], 0, counts)
 
     @parameterized.expand(CASES)
     def test_full_integer(self, name, arguments):
@@ -252,3 +283,19 @@ class OnnxTest(unittest.TestCase):
             x = draw(batch, 9, 8, 4)
             (actual,) = session.run(None, {session.get_inputs()[0].name: x})
             self.assertLessEqual(in_bounds(model, x, actual), 1)
+
+    @parameterized.expand(LARGE)
+    def test_images_so_large_that_training_takes_an_island(self, _, layer, channels):
+        import onnxruntime
+
+        x = whole(1, 70, 70, channels)
+        model = keras.Sequential([keras.Input(batch_shape=x.shape), layer()])
+        model.set_weights([whole(*weights.shape) for weights in model.get_weights()])
+        expected = model(x).numpy()
+        with tempfile.TemporaryDirectory() as folder:
+            file = str(Path(folder) / "model.onnx")
+            signature = [tf.TensorSpec(x.shape)]
+            model.export(file, format="onnx", input_signature=signature, verbose=False)
+            session = onnxruntime.InferenceSession(file)
+        (actual,) = session.run(None, {session.get_inputs()[0].name: x})
+        np.testing.assert_array_equal(actual, expected)
