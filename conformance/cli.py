@@ -27,7 +27,7 @@ from rich.markup import escape
 CONFORMS, FAILED, COULD_NOT_RUN = 0, 1, 2
 
 _EPILOG = """exit status: 0 every check that was made conforms (UNSUPPORTED and NOT RUN are reported, not counted);
-1 something does not; 2 it could not run"""
+1 something does not; 2 it could not run, or a target not one check"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

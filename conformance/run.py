@@ -15,7 +15,17 @@ from functools import partial
 from depthwise.conformance import checks
 from depthwise.conformance.case import Case
 from depthwise.conformance.process import Limits, TargetUnavailableError, Worker, Workers
-from depthwise.conformance.results import FAIL, FAILURES, PASS, REFERENCE_WRONG, REFUSES, Result, Run
+from depthwise.conformance.results import (
+    FAIL,
+    FAILURES,
+    NOT_RUN,
+    PASS,
+    REFERENCE_WRONG,
+    REFUSES,
+    UNSUPPORTED,
+    Result,
+    Run,
+)
 from depthwise.conformance.seat import Seat
 from depthwise.conformance.targets import REFERENCE
 
@@ -168,6 +178,10 @@ def _with_verdicts(board: _Board, targets: Sequence[str], cases: Sequence[Case],
             for result in board.results[name].get(index, []):
                 voice = voices.get((index, result.check), "")
                 board.run.results.append(_verdict(result, voice) if name != reference else result)
+        answers = [result.outcome for results in board.results[name].values() for result in results]
+        if answers and not set(answers) - {UNSUPPORTED, NOT_RUN}:
+            # Else a target that refuses everything, as one does whose own imports fail, would pass for a conforming one.
+            board.run.unavailable.setdefault(name, f"none of its {len(answers)} checks could be made")
         board.run.results.extend(_statistics(name, board.spreads))
     return board.run
 

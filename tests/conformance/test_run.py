@@ -101,11 +101,20 @@ class CommandLineTest(unittest.TestCase):
             (["--target", "nothing"],),
             (["--target", "nothing.py:op"],),
             (["--case", "in=1x1"],),
+            (["--case", PLAIN + " device=NPU"],),
             (["--max-cases", "0"],),
         ]
     )
     def test_what_could_not_run_exits_2(self, options):
         self.assertEqual(main(["run", "--jobs", "1", *options]), 2)
+
+    def test_a_target_that_refuses_everything_exits_2(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "refuses.py"
+            path.write_text("def op(*arguments, **options):\n    raise NotImplementedError('nothing here')\n")
+            self.assertEqual(main(["run", "--target", f"{path}:op", "--case", PLAIN]), 2)
+            found = run([f"{path}:op", "depthwise"], [parse(PLAIN)], jobs=2)
+        self.assertEqual(list(found.unavailable), [f"{path}:op"])
 
     def test_targets_are_listed(self):
         self.assertEqual(main(["targets"]), 0)
