@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
-from depthwise.conformance import checks
+from depthwise.conformance import checks, expectations
 from depthwise.conformance.case import Case, parse
 from depthwise.conformance.cases import LEVELS, cases
-from depthwise.conformance.process import Limits, Workers
-from depthwise.conformance.results import FAILURES, PASS, Result
+from depthwise.conformance.process import Limits, Worker, Workers
+from depthwise.conformance.results import EXPECTED, FAILURES, PASS, Result, Run
 from depthwise.conformance.seat import Seat
 
 
@@ -22,6 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--conformance-case", action="append", help="the notation of a case to run alone; repeatable")
     group.addoption("--conformance-device", action="append", help="a device type; repeatable; default CPU and GPU")
     group.addoption("--conformance-seed", type=int, default=0, help="of generated cases and data; default 0")
+    group.addoption("--conformance-expect", metavar="FILE", help="known failures: a TOML file, or a shipped one's name")
     group.addoption("--conformance-timeout", type=float, default=120.0, help="seconds for one case; default 120")
 
 
@@ -45,19 +46,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 class Asked:
     """A target that the session asks, and the statistics that its answers add up to."""
 
-    def __init__(self, target: str, limits: Limits) -> None:
+    def __init__(self, target: str, limits: Limits, known: Sequence[expectations.Known]) -> None:
+        self.target, self.known, self.versions = target, known, dict[str, str]()
         self.spreads: dict[tuple[str, str, str], checks.Spread] = defaultdict(checks.Spread)
-        self.seat = Seat(target, Workers(), limits, spread=self._add)
+        self.seat = Seat(target, Workers(), limits, self._ready, self._add)
+
+    def _ready(self, worker: Worker) -> None:
+        self.versions = worker.versions
 
     def _add(self, case: Case, check: str, spread: checks.Spread) -> None:
         self.spreads[check, case.dtype, case.mode] += spread
 
     def judge(self, case: Case) -> None:
         """Fails or skips the test that calls it, or returns."""
-        results = self.seat.answer(case)
+        answered = Run(list(self.seat.answer(case)), {self.target: self.versions})
+        results = expectations.apply(answered, self.known)[0].results
         failed = [result for result in results if result.outcome in FAILURES]
         if failed:
             pytest.fail("\n".join(map(_line, failed)), pytrace=False)
+        expected = [result for result in results if result.outcome == EXPECTED]
+        if expected:
+            pytest.xfail("\n".join(map(_line, expected)))
         if all(result.outcome != PASS for result in results):
             pytest.skip(_line(results[0]))
 
@@ -65,7 +74,9 @@ class Asked:
 @pytest.fixture(scope="session")
 def asked(conformance_target: str, pytestconfig: pytest.Config) -> Iterator[Asked]:
     """The target, in a process of its own that the session's items share."""
-    found = Asked(conformance_target, Limits(pytestconfig.getoption("--conformance-timeout")))
+    file = pytestconfig.getoption("--conformance-expect")
+    known = expectations.read(expectations.find(file)) if file else []
+    found = Asked(conformance_target, Limits(pytestconfig.getoption("--conformance-timeout")), known)
     yield found
     found.seat.leave()
 

@@ -180,7 +180,7 @@ def _with_verdicts(board: _Board, targets: Sequence[str], cases: Sequence[Case],
                 board.run.results.append(_verdict(result, voice) if name != reference else result)
         answers = [result.outcome for results in board.results[name].values() for result in results]
         if answers and not set(answers) - {UNSUPPORTED, NOT_RUN}:
-            # Else a target that refuses everything, as one does whose own imports fail, would pass for a conforming one.
+            # Else a target that refuses everything, as where its own imports fail, would pass for a conforming one.
             board.run.unavailable.setdefault(name, f"none of its {len(answers)} checks could be made")
         board.run.results.extend(_statistics(name, board.spreads))
     return board.run
