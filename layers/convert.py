@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Literal
 
 import keras
@@ -55,10 +56,23 @@ def convert(model: keras.Model, to: Literal["depthwise", "keras"] = "depthwise")
     clone.set_weights(model.get_weights())
     for layer in clone._flatten_layers():
         if type(layer) in replacements and not _ungrouped(layer):
-            # A layer and its counterpart hold the same attributes and differ in methods alone. So the clone keeps its
-            # layers, with all that refers to them (wrappers, attributes of subclassed models), under another class.
-            layer.__class__ = replacements[type(layer)]
+            _become(layer, replacements[type(layer)])
     return clone
+
+
+def _become(layer: Any, new: type) -> None:
+    """Puts a layer under another class.
+
+    A layer and its counterpart hold the same attributes and differ in methods alone. So the model keeps its layers,
+    with all that refers to them (wrappers, attributes of subclassed models), under another class.
+    """
+    layer.__class__ = new
+    # Keras wraps some methods of a layer (build, quantize) when it makes it. The wrappers hold those of the old class.
+    for wrapper in vars(layer).values():
+        for cell in getattr(wrapper, "__closure__", None) or ():
+            method = cell.cell_contents
+            if inspect.ismethod(method) and method.__self__ is layer:
+                cell.cell_contents = getattr(new, method.__name__).__get__(layer)
 
 
 def _ungrouped(layer: Any) -> bool:

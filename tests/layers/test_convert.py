@@ -219,3 +219,27 @@ class ConvertTest(unittest.TestCase):
     def test_says_when_keras_cannot_make_the_model_again(self):
         with self.assertRaises((TypeError, NotImplementedError)):
             ours.convert(WithoutConfig(keras.layers.DepthwiseConv2D(3)))
+
+    @parameterized.expand([(made.__name__, made) for made in (keras.layers, ours)])
+    def test_unbuilt(self, _, made):
+        layers = [made.DepthwiseConv2D(3), made.SeparableConv2D(4, 3), made.Conv2D(4, 3, groups=4)]
+        wrapped = keras.layers.TimeDistributed(made.DepthwiseConv2D(3))
+        model = keras.Sequential([*layers, keras.layers.Reshape((1, 2, 2, 4)), keras.layers.ZeroPadding3D(1), wrapped])
+        to, count = ("depthwise", 4) if made is keras.layers else ("keras", 0)
+        converted = ours.convert(model, to)
+        self.assertEqual(len(replaced(converted)), count)
+        x = images(2, 8, 8, 3)
+        converted(x), model(x)
+        make_whole(model)
+        converted.set_weights(model.get_weights())
+        np.testing.assert_array_equal(converted(x), model(x))
+
+    def test_unbuilt_layers_follow_the_rules_of_their_new_class(self):
+        converted = ours.convert(keras.Sequential([keras.layers.DepthwiseConv2D(9)]))
+        with self.assertRaisesRegex(ValueError, "negative|at least 1 x 1|smaller than"):
+            converted(images(1, 8, 8, 3))
+
+    def test_a_built_layer_answers_build_as_keras_s_does(self):
+        model = keras.Sequential([keras.Input((8, 8, 3)), ours.DepthwiseConv2D(3)])
+        with self.assertRaisesRegex(ValueError, "already built"):
+            ours.convert(model, to="keras").layers[0].build((None, 8, 8, 3))
