@@ -74,7 +74,8 @@ def _maker() -> Callable[[Any], Any]:
         config.pop("compile_config", None)
         if getattr(type(layer), "build_from_config", None) is keras.Layer.build_from_config:
             config.pop("build_config", None)  # the model builds it, and so its weights' paths begin with the model's
-        return keras.saving.deserialize_keras_object(config, safe_mode=False)  # the code comes from this process
+        own = {type(layer).__name__: type(layer)}
+        return keras.saving.deserialize_keras_object(config, own, safe_mode=False)  # the code is this process's
 
     return again
 
@@ -93,7 +94,7 @@ def _own_objects(owners: Iterable[Any]) -> dict[str, Any]:
             thing = value if inspect.isfunction(value) else type(value)
             if str(thing.__module__).partition(".")[0] not in ("builtins", "keras"):
                 found.setdefault(thing.__name__, set()).add(thing)
-    # Where two go by one name, Keras can still find those that are registered or at the top of their module.
+    # Where two go by one name, Keras may find them still: registered, or at the top of a module.
     return {name: things.pop() for name, things in found.items() if len(things) == 1}
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import unittest
+import unittest.mock
 
 import keras
 import numpy as np
@@ -176,6 +177,17 @@ def with_own_function():
     return keras.Sequential([keras.Input((8, 8, 3)), keras.layers.DepthwiseConv2D(3, activation=tripled)])
 
 
+def with_two_classes_of_one_name():
+    def times(factor):
+        class Times(keras.layers.Layer):
+            def call(self, x):
+                return factor * x
+
+        return Times()
+
+    return keras.Sequential([keras.Input((8, 8, 3)), times(2), keras.layers.DepthwiseConv2D(3), times(3)])
+
+
 def shared_between_models():
     shared = keras.layers.DepthwiseConv2D(3, padding="same")
     inner = keras.Sequential([keras.Input((8, 8, 3)), shared])
@@ -265,6 +277,7 @@ MODELS = [
     (with_custom_layer_in_own_class, 2),
     (with_own_function, 1),
     (shared_between_models, 1),
+    (with_two_classes_of_one_name, 1),
     (compiled_inside, 2),
 ]
 
@@ -384,10 +397,11 @@ class ConvertTest(unittest.TestCase):
         converted.set_weights(model.get_weights())
         np.testing.assert_array_equal(converted(x), model(x))
 
-    def test_unbuilt_layers_follow_the_rules_of_their_new_class(self):
-        converted = ours.convert(keras.Sequential([keras.layers.DepthwiseConv2D(9)]))
-        with self.assertRaisesRegex(ValueError, "negative|at least 1 x 1|smaller than"):
-            converted(images(1, 8, 8, 3))
+    @parameterized.expand([(ours, keras.layers, "keras"), (keras.layers, ours, "depthwise")])
+    def test_an_unbuilt_layer_is_built_by_its_new_class(self, before, after, to):
+        with unittest.mock.patch.object(after.DepthwiseConv2D, "build", autospec=True) as build:
+            ours.convert(keras.Sequential([before.DepthwiseConv2D(3)]), to).layers[0].build((None, 8, 8, 3))
+        self.assertEqual(build.call_count, 1)
 
     def test_a_built_layer_answers_build_as_keras_s_does(self):
         model = keras.Sequential([keras.Input((8, 8, 3)), ours.DepthwiseConv2D(3)])
