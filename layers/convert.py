@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Literal
 
 import keras
+from depthwise.layers.clone import clone
 from depthwise.layers.conv2d import Conv2D
 from depthwise.layers.depthwise_conv2d import DepthwiseConv2D
 from depthwise.layers.separable_conv2d import SeparableConv2D
@@ -22,20 +24,29 @@ def convert(model: keras.Model, to: Literal["depthwise", "keras"] = "depthwise")
 
     Every layer that is exactly a `keras.layers.DepthwiseConv2D`, a `keras.layers.SeparableConv2D` or a
     `keras.layers.Conv2D` with groups is replaced by this package's layer of that name, however deep it is nested: in
-    models, wrappers and layers of your own. Subclasses of the three are left alone. Layers keep their weights and
-    `trainable` flags, and their names unless code of yours makes them anew. The model given is not changed.
+    models, wrappers and layers of your own. Subclasses of the three are left alone. Layers keep their weights, their
+    other state (what `Normalization` and the lookup layers have adapted to) and their `trainable` flags, and their
+    names unless code of yours makes them anew. The model given is not changed.
+
+    Convert before or after you load weights: files of weights fit both models. A whole model that is saved comes back
+    with its layers as they are, except those that code of your own makes in a layer's or model's `__init__` or
+    `build`: these are Keras's again, so convert once more after loading.
 
     Args:
       model: a functional or sequential model, or one of a class of your own that Keras can make again from its
-        `get_config`.
+        `get_config`; built or not. Classes and functions of your own need not be registered.
       to: "depthwise" for the layers of this package, "keras" for Keras's own.
 
     Returns:
-      A new model with weights of its own, equal to those of `model`; compiled alike if `model` is compiled, with a
-      fresh optimizer.
+      A new model with weights of its own, equal to those of `model`; compiled alike if `model` is compiled: with the
+      same losses, and with metrics and an optimizer that are made anew from their configs. The optimizer's slots and
+      step count are not carried over. Where your class has a `compile` of its own, its `get_compile_config` and
+      `compile_from_config` are asked, and Keras warns if they leave the new model uncompiled.
 
     Raises:
-      TypeError: `model` is no Keras model, or Keras cannot make it again from its config.
+      TypeError: `model` is no Keras model, or Keras cannot make it again from its config with the same layers and
+        weights: a class of your own lacks `get_config`, its `call` takes several tensors and it has no
+        `build_from_config`, or a layer of the graph is an attribute of another layer as well.
       ValueError: `to` is neither word, or a layer has no counterpart in Keras: explicit padding, or a lowering asked
         for by name.
 
@@ -51,27 +62,30 @@ def convert(model: keras.Model, to: Literal["depthwise", "keras"] = "depthwise")
     replacements = _REPLACEMENTS[to]
     if to == "keras":
         _check_keras_can(model)
-    clone = _clone(model)
-    clone.set_weights(model.get_weights())
-    for layer in clone._flatten_layers():
+    converted = clone(model)
+    for layer in converted._flatten_layers():
         if type(layer) in replacements and not _ungrouped(layer):
-            # A layer and its counterpart hold the same attributes and differ in methods alone. So the clone keeps its
-            # layers, with all that refers to them (wrappers, attributes of subclassed models), under another class.
-            layer.__class__ = replacements[type(layer)]
-    return clone
+            _become(layer, replacements[type(layer)])
+    return converted
+
+
+def _become(layer: Any, new: type) -> None:
+    """Puts a layer under another class.
+
+    A layer and its counterpart hold the same attributes and differ in methods alone. So the model keeps its layers,
+    with all that refers to them (wrappers, attributes of subclassed models), under another class.
+    """
+    layer.__class__ = new
+    # Keras wraps some methods of a layer (build, quantize) when it makes it. The wrappers hold those of the old class.
+    for wrapper in vars(layer).values():
+        for cell in getattr(wrapper, "__closure__", None) or ():
+            method = cell.cell_contents
+            if inspect.ismethod(method) and method.__self__ is layer:
+                cell.cell_contents = getattr(new, method.__name__).__get__(layer)
 
 
 def _ungrouped(layer: Any) -> bool:
     return type(layer) is keras.layers.Conv2D and layer.groups == 1
-
-
-def _clone(model: keras.Model) -> keras.Model:
-    """The model again, with weights of its own."""
-    if type(model).__module__.partition(".")[0] == "keras":
-        return keras.models.clone_model(model, recursive=True)
-    # clone_model would turn a functional model of another class into a plain one, without its methods.
-    config = keras.saving.serialize_keras_object(model)
-    return keras.saving.deserialize_keras_object(config, custom_objects={type(model).__name__: type(model)})
 
 
 def _check_keras_can(model: Any) -> None:

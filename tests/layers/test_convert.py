@@ -1,6 +1,8 @@
 """convert: what it replaces, what it leaves alone, what survives, and the way back."""
 
+import functools
 import unittest
+import unittest.mock
 
 import keras
 import numpy as np
@@ -133,6 +135,134 @@ class WithoutConfig(keras.Model):
         self.layer = layer
 
 
+class OwnClass(keras.Model):
+    """A functional model with a method of its own, and Keras's `__init__`."""
+
+    def twice(self, x):
+        return 2 * self(x)
+
+
+class Lazy(keras.Model):
+    """Keras keeps too little of how it was called to build it again."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.layer = keras.layers.DepthwiseConv2D(3)
+
+    def call(self, a, b):
+        return self.layer(a) + self.layer(b)
+
+
+@keras.saving.register_keras_serializable(package="test_convert")
+class Around(keras.layers.Wrapper):
+    def call(self, x):
+        return self.layer(x)
+
+
+def with_lambda(cls):
+    inputs = keras.Input((8, 8, 3))
+    twice = keras.layers.Lambda(lambda x: tf.multiply(x, 2.0))  # tf: a global, which Keras's configs do not hold
+    return cls(inputs, keras.layers.DepthwiseConv2D(3)(twice(inputs)))
+
+
+def with_custom_layer_in_own_class():
+    inputs = keras.Input((8, 8, 3))
+    return OwnClass(inputs, Block(3)(inputs))
+
+
+def with_own_function():
+    def tripled(x):
+        return 3 * x
+
+    return keras.Sequential([keras.Input((8, 8, 3)), keras.layers.DepthwiseConv2D(3, activation=tripled)])
+
+
+def with_two_classes_of_one_name():
+    def times(factor):
+        class Times(keras.layers.Layer):
+            def call(self, x):
+                return factor * x
+
+        return Times()
+
+    return keras.Sequential([keras.Input((8, 8, 3)), times(2), keras.layers.DepthwiseConv2D(3), times(3)])
+
+
+def shared_between_models():
+    shared = keras.layers.DepthwiseConv2D(3, padding="same")
+    inner = keras.Sequential([keras.Input((8, 8, 3)), shared])
+    inputs = keras.Input((8, 8, 3))
+    return keras.Model(inputs, inner(shared(inputs)))
+
+
+def compiled_inside():
+    model = nested()
+    model.layers[0].compile("sgd", functools.partial(squares, 2.0))
+    return model
+
+
+def squares(scale, expected, found):
+    return scale * keras.ops.mean((expected - found) ** 2)
+
+
+def normalized():
+    normalization = keras.layers.Normalization()
+    normalization.adapt(images(9, 8, 8, 3) + 100)
+    return [normalization], images(2, 8, 8, 3)
+
+
+def looked_up():
+    lookup = keras.layers.StringLookup()
+    lookup.adapt(["a", "b", "c"])
+    text = np.random.default_rng(0).choice(["a", "b", "c", "d"], (2, 8, 8, 3))
+    return [lookup, keras.layers.Rescaling(1.0)], tf.constant(text)
+
+
+def vectorized():
+    vectorization = keras.layers.TextVectorization(output_sequence_length=8)
+    vectorization.adapt(["a b c", "c d"])
+    layers = [vectorization, keras.layers.Embedding(9, 6), keras.layers.Reshape((8, 6, 1))]
+    return layers, tf.constant(["a c x", "d"])
+
+
+def stacked(layers, x):
+    inputs = keras.Input(x.shape[1:], dtype=x.dtype.name if isinstance(x, tf.Tensor) else x.dtype)
+    outputs = inputs
+    for layer in [*layers, keras.layers.DepthwiseConv2D(3)]:
+        outputs = layer(outputs)
+    return inputs, outputs
+
+
+def called(model, *tensors):
+    model(*tensors)
+    return model
+
+
+def shared_with_wrapper():
+    shared = keras.layers.DepthwiseConv2D(3, padding="same")
+    inputs = keras.Input((8, 8, 3))
+    return keras.Model(inputs, Around(shared)(shared(inputs)))
+
+
+class OwnLoss(keras.losses.Loss):
+    def call(self, expected, found):
+        return squares(1.0, expected, found)
+
+
+class OwnMetric(keras.metrics.MeanSquaredError):
+    pass
+
+
+class OwnSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    def __call__(self, step):
+        return 0.125
+
+    def get_config(self):
+        return {}
+
+
+STATES = [normalized, looked_up, vectorized]
+
 MODELS = [
     # how it is made, layers to be replaced
     (sequential, 1),
@@ -142,6 +272,13 @@ MODELS = [
     (with_custom_layer, 2),
     (subclassed, 1),
     (lambda: OwnFunctional(2), 1),
+    (lambda: with_lambda(keras.Model), 1),
+    (lambda: with_lambda(OwnClass), 1),
+    (with_custom_layer_in_own_class, 2),
+    (with_own_function, 1),
+    (shared_between_models, 1),
+    (with_two_classes_of_one_name, 1),
+    (compiled_inside, 2),
 ]
 
 
@@ -216,6 +353,112 @@ class ConvertTest(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "`to` must be 'depthwise' or 'keras', but got 'torch'"):
             ours.convert(sequential(), to="torch")
 
-    def test_says_when_keras_cannot_make_the_model_again(self):
-        with self.assertRaises((TypeError, NotImplementedError)):
-            ours.convert(WithoutConfig(keras.layers.DepthwiseConv2D(3)))
+    @parameterized.expand(
+        [
+            # what keeps the model from being made again, the model, what the error says
+            ("no get_config", lambda: WithoutConfig(keras.layers.DepthwiseConv2D(3)), "WithoutConfig.*get_config"),
+            (
+                "several tensors",
+                lambda: called(Lazy(), images(1, 8, 8, 3), images(1, 8, 8, 3)),
+                "Lazy.*2 weights come back as .* 0 weights",
+            ),
+            ("sharing", shared_with_wrapper, "Functional.*2 weights come back as .* 4 weights"),
+        ]
+    )
+    def test_says_when_keras_cannot_make_the_model_again(self, _, make, message):
+        with self.assertRaisesRegex(TypeError, f"`model` must be one that Keras can make again.*{message}"):
+            ours.convert(make())
+
+    def test_converts_before_the_first_call_what_keras_cannot_build(self):
+        converted = ours.convert(Lazy())
+        converted(images(1, 8, 8, 3), images(1, 8, 8, 3))
+        self.assertEqual(len(replaced(converted)), 1)
+
+    @parameterized.expand([(make.__name__, make, cls) for make in STATES for cls in (keras.Model, OwnClass)])
+    def test_state_that_is_no_weight(self, _, make, cls):
+        layers, x = make()
+        inner = cls(*stacked(layers, x))
+        for model in (inner, keras.Model(inner.input, inner(inner.input))):
+            expected = np.asarray(model(x))
+            np.testing.assert_array_equal(ours.convert(model)(x), expected)
+            np.testing.assert_array_equal(ours.convert(ours.convert(model), to="keras")(x), expected)
+
+    @parameterized.expand([(made.__name__, made) for made in (keras.layers, ours)])
+    def test_unbuilt(self, _, made):
+        layers = [made.DepthwiseConv2D(3), made.SeparableConv2D(4, 3), made.Conv2D(4, 3, groups=4)]
+        wrapped = keras.layers.TimeDistributed(made.DepthwiseConv2D(3))
+        model = keras.Sequential([*layers, keras.layers.Reshape((1, 2, 2, 4)), keras.layers.ZeroPadding3D(1), wrapped])
+        to, count = ("depthwise", 4) if made is keras.layers else ("keras", 0)
+        converted = ours.convert(model, to)
+        self.assertEqual(len(replaced(converted)), count)
+        x = images(2, 8, 8, 3)
+        converted(x), model(x)
+        make_whole(model)
+        converted.set_weights(model.get_weights())
+        np.testing.assert_array_equal(converted(x), model(x))
+
+    @parameterized.expand([(ours, keras.layers, "keras"), (keras.layers, ours, "depthwise")])
+    def test_an_unbuilt_layer_is_built_by_its_new_class(self, before, after, to):
+        with unittest.mock.patch.object(after.DepthwiseConv2D, "build", autospec=True) as build:
+            ours.convert(keras.Sequential([before.DepthwiseConv2D(3)]), to).layers[0].build((None, 8, 8, 3))
+        self.assertEqual(build.call_count, 1)
+
+    def test_a_built_layer_answers_build_as_keras_s_does(self):
+        model = keras.Sequential([keras.Input((8, 8, 3)), ours.DepthwiseConv2D(3)])
+        with self.assertRaisesRegex(ValueError, "already built"):
+            ours.convert(model, to="keras").layers[0].build((None, 8, 8, 3))
+
+    @parameterized.expand([(with_custom_layer, "first"), (subclassed, "block"), (nested, None)])
+    def test_trainable_flags(self, make, frozen):
+        model = make()
+        block = model.layers[0] if make is with_custom_layer else model
+        (getattr(block, frozen) if frozen else model.layers[1].layers[1]).trainable = False
+        converted = ours.convert(model)
+        flags = [
+            [(layer.trainable, [w.trainable for w in layer.weights]) for layer in flat(m) if layer.weights]
+            for m in (model, converted)
+        ]
+        self.assertEqual(*flags)
+        self.assertLess(len(converted.trainable_weights), len(converted.weights))
+
+    @parameterized.expand(
+        [
+            ("function", lambda: {"loss": lambda y, p: squares(1.0, y, p)}),
+            ("partial", lambda: {"loss": functools.partial(squares, 2.0)}),
+            ("class", lambda: {"loss": OwnLoss(), "metrics": [OwnMetric(), "mae", lambda y, p: keras.ops.mean(y)]}),
+            ("schedule", lambda: {"loss": "mse", "optimizer": keras.optimizers.SGD(OwnSchedule(), momentum=0.5)}),
+            ("eager", lambda: {"loss": "mse", "weighted_metrics": ["mse"], "loss_weights": 2.0, "run_eagerly": True}),
+        ]
+    )
+    def test_compiled_alike_with_what_is_not_registered(self, _, arguments):
+        model = keras.Sequential([*sequential().layers, keras.layers.Flatten(), keras.layers.Dense(1)])
+        x, y = images(4, 8, 8, 3), images(4, 1)
+        model(x)
+        model.compile(**{"optimizer": keras.optimizers.SGD(0.125, momentum=0.5), **arguments()})
+        converted = ours.convert(model)
+        self.assertTrue(model.compiled)
+        self.assertIsNot(converted.optimizer, model.optimizer)
+        for _ in range(2):  # the optimizer's slots take part in the second step
+            losses = [m.train_on_batch(x, y, return_dict=True) for m in (model, converted)]
+            self.assertEqual(*losses)
+        self.assertEqual(converted.run_eagerly, model.run_eagerly)
+        for metric in converted.metrics:
+            self.assertNotIn(id(metric), map(id, model.metrics))
+
+    def test_says_that_own_ways_to_compile_are_not_carried_over(self):
+        class Own(Subclassed):
+            def compile(self, first, second):
+                super().compile(first)
+
+        model = called(Own(2), images(1, 8, 8, 3))
+        model.compile("sgd", "adam")
+        with self.assertWarnsRegex(UserWarning, "`compile\\(\\)` was not called"):
+            self.assertFalse(ours.convert(model).compiled)
+        self.assertTrue(model.compiled)
+
+    def test_weights_of_lora_are_kept_apart(self):
+        model = keras.Sequential([keras.Input((8, 8, 4)), keras.layers.Conv2D(8, 3, groups=4)])
+        model.layers[0].enable_lora(2)
+        make_whole(model)
+        for a, b in zip(model.get_weights(), ours.convert(model).get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
