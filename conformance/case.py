@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from depthwise.conformance import oracle
+from depthwise.conformance.malformed import MALFORMED
 
 FORMATS = ("NHWC", "NCHW")
 DTYPES = (
@@ -15,6 +16,7 @@ DTYPES = (
 )
 MODES = ("eager", "graph", "dynamic", "xla")
 DATA = ("normal", "integer", "special")
+ORDERS = (1, 2)
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
@@ -150,14 +152,15 @@ def parse(text: str) -> Case:
 
 
 _LENGTHS = {"input": 4, "filter": 3, "strides": 2, "dilations": 2}
-_CHOICES = {"format": FORMATS, "dtype": DTYPES, "mode": MODES, "data": DATA}
+_CHOICES = {"format": FORMATS, "dtype": DTYPES, "mode": MODES, "data": DATA, "bad": ("", *MALFORMED)}
 
 
 def _read(name: str, value: str) -> Any:
     try:
         if name in _LENGTHS:
             numbers = tuple(int(part) for part in value.split("x"))
-            if len(numbers) != _LENGTHS[name] or min(numbers) < 0:
+            least = 0 if name == "input" else 1
+            if len(numbers) != _LENGTHS[name] or min(numbers) < 0 or min(numbers[:2]) < least:
                 raise ValueError
             return numbers
         if name == "padding":
@@ -166,12 +169,17 @@ def _read(name: str, value: str) -> Any:
             top, bottom, left, right = (int(part) for part in value.split(","))
             return ((top, bottom), (left, right))
         if name in ("order", "seed"):
-            return int(value)
+            number = int(value)
+            if number < 0 or (name == "order" and number not in ORDERS):
+                raise ValueError
+            return number
         if name in _CHOICES and value not in _CHOICES[name]:
             raise ValueError
         return value
     except ValueError:
-        rule = f"{_LENGTHS[name]} sizes joined by x" if name in _LENGTHS else f"one of {_CHOICES.get(name, 'its form')}"
+        rule = f"one of {_CHOICES.get(name, 'its form')}"
+        if name in _LENGTHS:
+            rule = f"{_LENGTHS[name]} sizes joined by x, those of a window at least 1"
         if name == "padding":
             rule = "SAME, VALID or top,bottom,left,right"
         raise ValueError(f"case notation: {name} must be {rule}, got {value!r}") from None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -170,15 +170,24 @@ def checks_of(case: Case) -> tuple[str, ...]:
     return ("value", *gradients, *(SECOND_ORDER if case.order == 2 and differentiable else ()), *_ON_EVERY_RESULT)
 
 
-def groups_of(names: tuple[str, ...]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Checks grouped by the results that they need by themselves: (checks, results) pairs.
+Groups: TypeAlias = "list[tuple[tuple[str, ...], tuple[str, ...]]]"
+"""(checks, results) pairs."""
+
+
+def groups_of(names: tuple[str, ...]) -> Groups:
+    """Checks grouped by the results that they need by themselves.
 
     A target that fails or crashes in one result is run group by group, so that the others are still judged.
     """
     together = tuple(name for name in names if name == "value" or name in _ON_EVERY_RESULT)
-    groups: list[tuple[tuple[str, ...], tuple[str, ...]]] = [(together, ("value",))] if together else []
+    groups: Groups = [(together, ("value",))] if together else []
     groups += [((name,), (name,)) for name in names if name in FIRST_ORDER[1:] or name in SECOND_ORDER]
     return groups
+
+
+def repeating(names: tuple[str, ...]) -> str:
+    """Of these checks, the one that fails where a target does not do the same again."""
+    return "determinism" if "determinism" in names else names[0]
 
 
 def statistics(spread: Spread) -> Finding:

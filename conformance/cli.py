@@ -68,9 +68,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         " signature of tf.nn.depthwise_conv2d; repeatable; default depthwise",
     )
     parser.add_argument("--expect", metavar="FILE", help="a TOML file of known failures, or the shipped tf-2.21")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results as JSON")
-    parser.add_argument("--junit", type=Path, metavar="FILE", help="write all results as JUnit XML")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a self-contained page")
+    parser.add_argument("--json", type=_file, metavar="FILE", help="write all results as JSON")
+    parser.add_argument("--junit", type=_file, metavar="FILE", help="write all results as JUnit XML")
+    parser.add_argument("--html", type=_file, metavar="FILE", help="write a self-contained page")
     parser.add_argument("--repros", type=Path, metavar="FOLDER", help="shrink failures, write scripts that show them")
     parser.add_argument("--shrink", type=int, default=3, metavar="N", help="how many failures per target; default 3")
 
@@ -98,6 +98,13 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 8), help="worker processes at a time")
     parser.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="for one case; default 120")
     parser.add_argument("--memory", type=float, default=16.0, metavar="GIB", help="for one worker; default 16")
+
+
+def _file(text: str) -> Path:
+    path = Path(text)
+    if not path.parent.is_dir() or path.is_dir():
+        raise argparse.ArgumentTypeError(f"must be a file in a folder that exists, got {text!r}")
+    return path
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -184,9 +191,15 @@ def _mutate(options: argparse.Namespace) -> int:
 
     console = Console()
     limits = _limits(options)
-    with console_report.progress(console) as notify:
-        cases_here = clean(selected(options), jobs=options.jobs, limits=limits, notify=notify)
     names = [f"fault:{name}" for name in options.fault] if options.fault else faults.names()
+    try:
+        if unknown := set(names) - set(faults.names()):
+            raise ValueError(f"argument --fault must be one of {faults.names()}, got {sorted(unknown)}")
+        chosen = selected(options)
+    except ValueError as error:
+        return _refuse(error)
+    with console_report.progress(console) as notify:
+        cases_here = clean(chosen, jobs=options.jobs, limits=limits, notify=notify)
     console.print(f"{len(names)} faults, each until it fails one of {len(cases_here)} cases that {BASE} passes")
     found = fates(names, cases_here, jobs=options.jobs, limits=limits, notify=console_report.fate(console))
     survivors = [fate.fault for fate in found if fate.caught_by is None]

@@ -42,7 +42,7 @@ def condition(text: str) -> Callable[[Case], bool]:
     try:
         body = ast.parse(text, mode="eval").body
         _evaluate(body, Case((1, 1, 1, 1), (1, 1, 1)))
-    except (SyntaxError, AttributeError, TypeError, IndexError) as error:
+    except (SyntaxError, AttributeError, KeyError, TypeError, IndexError) as error:
         raise ValueError(f"condition must compare attributes of a case, got {text!r} ({error})") from None
     return lambda case: bool(_evaluate(body, case))
 

@@ -101,6 +101,8 @@ def read(path: Path) -> list[Known]:
         known = Known(**values)
         if known.when:
             condition(known.when)  # read here, so that a mistake is reported with the file
+        for text in known.cases:
+            parse(text)
         entries.append(known)
     return entries
 

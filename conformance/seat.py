@@ -47,15 +47,19 @@ class Seat:
             reason = f"no {case.device} here: this target runs on {', '.join(worker.devices)}"
             return [Result(self._name, case, name, NOT_RUN, detail=reason) for name in names]
         found: dict[str, Result] = {}
-        separately = False
+        unrepeated: WorkerLostError | None = None
         while left := tuple(name for name in names if name not in found):
-            more, lost, begun = self._ask(case, left, separately)
+            more, lost, begun = self._ask(case, left, separately=unrepeated is not None)
             found |= more
-            if lost and lost.outcome == CRASH and len(checks.groups_of(begun)) > 1:
-                separately = True  # one of the results ends the process: find out which
+            if lost and lost.outcome == CRASH and len(checks.groups_of(begun)) > 1 and not unrepeated:
+                unrepeated = lost  # one of the results ends the process: find out which
             elif lost:
                 for name in begun:
                     found.setdefault(name, Result(self._name, case, name, lost.outcome, detail=lost.detail))
+        if unrepeated and all(result.outcome != CRASH for result in found.values()):
+            check = checks.repeating(names)
+            detail = f"{unrepeated.detail} when all results were asked for at once, and not for each by itself"
+            found[check] = Result(self._name, case, check, CRASH, detail=detail)
         return [found[name] for name in names]
 
     def _ask(

@@ -21,7 +21,7 @@ import sys
 from typing import Any, TextIO
 
 from depthwise.conformance.case import parse
-from depthwise.conformance.checks import CHECKS, REFUSAL, Evidence, Finding, groups_of
+from depthwise.conformance.checks import CHECKS, REFUSAL, Evidence, Finding, Groups, groups_of, repeating
 from depthwise.conformance.data import Problem
 from depthwise.conformance.targets import resolve
 from depthwise.conformance.targets.base import Target
@@ -65,11 +65,20 @@ def _answer(answers: TextIO, target: Target, problem: Problem, checks: tuple[str
         results = tuple(name for _, names in groups for name in names)
         try:
             evidence = _evidence(target, problem, results)
-        except Exception:
-            pass  # one of the results fails: find out which
+        except Exception as error:
+            if not _each_group(answers, target, problem, groups):
+                return  # one of the results fails, by itself too
+            detail = f"raised {_line(error)} when all results were asked for at once, and nothing for each by itself"
+            _found(answers, repeating(checks), "FAIL", Finding(False, detail=detail, raised=True))
         else:
             _judge(answers, evidence, checks)
-            return
+        return
+    _each_group(answers, target, problem, groups)
+
+
+def _each_group(answers: TextIO, target: Target, problem: Problem, groups: Groups) -> bool:
+    """Judges the checks of each group by itself. Whether the target had a result for all of them."""
+    complete = True
     for members, results in groups:
         _send(answers, {"begin": members})
         try:
@@ -77,11 +86,14 @@ def _answer(answers: TextIO, target: Target, problem: Problem, checks: tuple[str
         except NotImplementedError as error:
             for check in members:
                 _found(answers, check, "UNSUPPORTED", Finding(False, detail=_line(error)))
+            complete = False
         except Exception as error:
             for check in members:
                 _found(answers, check, "FAIL", Finding(False, detail=f"raised {_line(error)}", raised=True))
+            complete = False
         else:
             _judge(answers, evidence, members)
+    return complete
 
 
 def _evidence(target: Target, problem: Problem, results: tuple[str, ...]) -> Evidence:

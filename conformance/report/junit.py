@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -15,6 +16,10 @@ _ELEMENT = {
     UNSUPPORTED: "skipped",
     NOT_RUN: "skipped",
 }
+
+
+_NOT_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
+"""Characters that XML cannot hold, as in the colours of a terminal."""
 
 
 def write(path: Path, run: Run) -> None:
@@ -31,12 +36,13 @@ def write(path: Path, run: Run) -> None:
     for target, reason in run.unavailable.items():
         suite = ElementTree.SubElement(root, "testsuite", name=target, tests="1", errors="1")
         test = ElementTree.SubElement(suite, "testcase", classname=target, name="start")
-        ElementTree.SubElement(test, "error", message=reason)
+        ElementTree.SubElement(test, "error", message=_NOT_XML.sub("?", reason))
     ElementTree.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
 
 
 def _test(suite: ElementTree.Element, result: Result) -> None:
     test = ElementTree.SubElement(suite, "testcase", classname=result.target, name=f"{result.check} {result.subject}")
     if element := _ELEMENT.get(result.outcome):
-        message = f"{result.outcome}: {result.detail}"
-        ElementTree.SubElement(test, element, message=message).text = f"{result.subject}\n{result.detail}"
+        detail = _NOT_XML.sub("?", result.detail)
+        message = f"{result.outcome}: {detail}"
+        ElementTree.SubElement(test, element, message=message).text = f"{result.subject}\n{detail}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,9 +100,12 @@ def _load(source: str) -> Any:
     if not source.endswith(".py"):
         return importlib.import_module(source)
     path = Path(source).resolve()
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"target_{path.stem}", path)  # no name of another module's
     if spec is None or spec.loader is None or not path.exists():
         raise ValueError(f"target: {source!r} must be a Python file, found none")
     module = importlib.util.module_from_spec(spec)
+    # As where Python runs the file: its neighbours are found, and classes find the module that they are of.
+    sys.path.append(str(path.parent))
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module

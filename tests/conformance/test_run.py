@@ -102,11 +102,25 @@ class CommandLineTest(unittest.TestCase):
             (["--target", "nothing.py:op"],),
             (["--case", "in=1x1"],),
             (["--case", PLAIN + " device=NPU"],),
+            (["--case", "in=1x5x5x2 filter=0x3x1"],),
+            (["--case", "in=1x5x5x2 filter=3x3x1 strides=2x0"],),
+            (["--case", PLAIN + " seed=-1"],),
+            (["--case", PLAIN + " order=3"],),
+            (["--case", PLAIN + " bad=nonsense"],),
             (["--max-cases", "0"],),
         ]
     )
     def test_what_could_not_run_exits_2(self, options):
         self.assertEqual(main(["run", "--jobs", "1", *options]), 2)
+
+    def test_a_fault_that_is_none_exits_2(self):
+        self.assertEqual(main(["mutation", "--fault", "nosuch", "--case", PLAIN]), 2)
+        self.assertEqual(main(["mutation", "--case", "junk"]), 2)
+
+    def test_a_folder_that_is_none_is_found_before_the_run(self):
+        with self.assertRaises(SystemExit) as raised:
+            main(["run", "--case", PLAIN, "--junit", "/nowhere/found.xml"])
+        self.assertEqual(raised.exception.code, 2)
 
     def test_a_target_that_refuses_everything_exits_2(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -115,6 +129,35 @@ class CommandLineTest(unittest.TestCase):
             self.assertEqual(main(["run", "--target", f"{path}:op", "--case", PLAIN]), 2)
             found = run([f"{path}:op", "depthwise"], [parse(PLAIN)], jobs=2)
         self.assertEqual(list(found.unavailable), [f"{path}:op"])
+
+    @parameterized.expand([("raise RuntimeError('once')", "FAIL"), ("os.kill(os.getpid(), 11)", "CRASH")])
+    def test_what_does_not_repeat_is_not_forgotten(self, failure, outcome):
+        """The target fails at its first call, and never again."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "once.py"
+            lines = [
+                "import os",
+                "import tensorflow as tf",
+                f"mark = {folder + '/mark'!r}",
+                "def op(*arguments, **options):",
+                "    if not os.path.exists(mark):",
+                "        open(mark, 'w').close()",
+                f"        {failure}",
+                "    return tf.nn.depthwise_conv2d(*arguments, **options)",
+            ]
+            path.write_text("\n".join(lines))
+            found = run([f"{path}:op"], [parse(PLAIN)], jobs=1, reference=None)
+        failed = {r.check: r.outcome for r in found.results if r.outcome != "PASS"}
+        self.assertEqual(failed, {"determinism": outcome})
+
+    def test_a_file_finds_its_neighbours_and_its_own_classes(self):
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "neighbour.py").write_text("import tensorflow as tf\nop = tf.nn.depthwise_conv2d\n")
+            lines = ["from __future__ import annotations", "from dataclasses import dataclass", "import neighbour"]
+            lines += ["@dataclass", "class Size:", "    rows: int", "op = neighbour.op"]
+            (Path(folder) / "depthwise.py").write_text("\n".join(lines))
+            status = main(["run", "--target", f"{folder}/depthwise.py:op", "--case", PLAIN])
+        self.assertEqual(status, 0)
 
     def test_targets_are_listed(self):
         self.assertEqual(main(["targets"]), 0)
