@@ -190,6 +190,10 @@ def repeating(names: tuple[str, ...]) -> str:
     return "determinism" if "determinism" in names else names[0]
 
 
+ENOUGH_ELEMENTS = 500
+"""Fewest elements from which `statistics` can tell anything."""
+
+
 def statistics(spread: Spread) -> Finding:
     """Whether errors are as small and as unbiased as correct rounding makes them (`tolerance`, *Statistics*).
 
@@ -201,8 +205,6 @@ def statistics(spread: Spread) -> Finding:
       The finding; `units` is the root of the mean square.
     """
     n = spread.elements
-    if n < 500:
-        return Finding(True, detail=f"only {n} elements")
     mean = spread.squares / n
     allowed = 1 + 6 * np.sqrt(max(spread.fourths / n - mean**2, 0.0) / n)
     bias = spread.signed / n

@@ -42,6 +42,7 @@ class ConditionTest(unittest.TestCase):
             ("strides +",),
             ("order == 2 and colour == 1",),
             ("[x for x in input]",),
+            ("bad is 1",),
         ]
     )
     def test_refuses(self, text):
