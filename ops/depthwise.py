@@ -94,6 +94,7 @@ def depthwise_conv2d(
       TensorShape([1, 2, 2, 2])
     """
     check_name(name)
+    choose.check_lowering(lowering)
     # Eager ops have no names: a scope for them would be a tenth of a small call's time.
     with nullcontext() if tf.executing_eagerly() else tf.name_scope(name or "depthwise_conv2d"):
         spec, input, filter = canonicalize(input, filter, strides, padding, data_format, dilations)
@@ -139,6 +140,7 @@ def explain(
       taps
     """
     check_name(name)
+    choose.check_lowering(lowering)
     spec, _, _ = canonicalize(input, filter, strides, padding, data_format, dilations)
     return choose.explanation(spec, lowering, choose.current_mode())
 

@@ -102,10 +102,6 @@ class ConvSpec:
         """Four values, one per dimension, in the order of the data format."""
         return in_order(self.data_format, batch, height, width, channels)
 
-    def channels_of(self, image_shape: Sequence[Any]) -> Any:
-        """The channel count in the shape of an image."""
-        return nhwc(image_shape, self.data_format)[3]
-
     def axes(self, input_sizes: Sequence[Any], filter_sizes: Sequence[Any]) -> tuple[Axis, Axis]:
         """The spatial axes, with what is unknown filled in from run-time sizes (the input's in NHWC order)."""
         rows, cols = (
@@ -372,7 +368,7 @@ def _integers(argument: str, rule: str, values: Any, minimum: int, advice: str) 
     try:
         items = tuple(islice(values, 5))  # never more than 4 are right
         integers = tuple(operator.index(item) for item in items)
-    except (TypeError, ValueError, tf.errors.OpError):
+    except (AttributeError, TypeError, ValueError, tf.errors.OpError):  # a float tensor's index is its array's
         raise argument_error(argument, rule, shown(values), advice, TypeError) from None
     if any(isinstance(item, bool) for item in items):
         raise argument_error(argument, rule, shown(values), advice, TypeError)
@@ -422,7 +418,11 @@ def _padding(padding: Any, data_format: str) -> tuple[Padding, Padding]:
         raise argument_error("padding", rule, shown(padding), advice)
     if isinstance(padding, bytes | dict) or not isinstance(padding, Iterable):
         raise argument_error("padding", rule, shown(padding), advice, TypeError)
-    pairs = [_integers("padding", rule, pair, 0, advice) for pair in islice(padding, 5)]
+    try:
+        items = tuple(islice(padding, 5))
+    except TypeError:  # arrays and tensors are iterable, but for those without a dimension
+        raise argument_error("padding", rule, shown(padding), advice, TypeError) from None
+    pairs = [_integers("padding", rule, pair, 0, advice) for pair in items]
     if len(pairs) != 4 or any(len(pair) != 2 for pair in pairs):
         raise argument_error("padding", rule, shown(padding), advice)
     batch, height, width, channels = nhwc(pairs, data_format)

@@ -59,6 +59,9 @@ BAD = [
     ("floating padding", {"padding": [[0, 0], [1.0, 0], [0, 0], [0, 0]]}, TypeError, "padding"),
     ("huge padding", {"padding": [[0, 0], [2**31 - 1, 0], [0, 0], [0, 0]]}, ValueError, "padding"),
     ("more elements than 63 bits", {"padding": [[0, 0], [2**30] * 2, [2**30] * 2, [0, 0]]}, ValueError, "padding"),
+    ("padding in an array of none", {"padding": np.array(3)}, TypeError, "padding"),
+    ("padding in a tensor of none", {"padding": tf.constant("SAME")}, TypeError, "padding"),
+    ("strides in a floating tensor", {"strides": tf.constant([1.0, 1.0, 1.0, 1.0])}, TypeError, "strides"),
     ("rate 0", {"dilations": [0, 1]}, ValueError, "dilations"),
     ("negative rate", {"dilations": -1}, ValueError, "dilations"),
     ("three rates", {"dilations": [1, 1, 1]}, ValueError, "dilations"),
@@ -70,6 +73,7 @@ BAD = [
     ("format of no string", {"data_format": 1}, TypeError, "data_format"),
     ("other lowering", {"lowering": "quick"}, ValueError, "lowering"),
     ("lowering of no string", {"lowering": None}, TypeError, "lowering"),
+    ("lowering in a list", {"lowering": ["taps"]}, TypeError, "lowering"),
     ("name of no string", {"name": 3}, TypeError, "name"),
     ("name of no op", {"name": "a b"}, ValueError, "name"),
 ]

@@ -197,6 +197,8 @@ def _is_padded_too_far(spec: ConvSpec) -> bool:
     if not needs_padding(spec) or common_phases(spec.rows, spec.cols)[0].padding == "VALID":
         return False
     axes = spec.rows, spec.cols
+    if prod(axis.rate for axis in axes) > MOST_COMBS:
+        return False
     return bool(prod(axis.size + sum(axis.pads) for axis in axes) > PADDED_TO * prod(axis.size for axis in axes))
 
 

@@ -35,15 +35,17 @@ def onednn_runs_grouped_convolutions() -> bool:
     """
     if tf.config.list_physical_devices("GPU"):
         return False
-    with tf.init_scope(), tf.device("CPU:0"):
+    # In a graph and session of its own: called while a graph is built, it would but add to that, and run nothing.
+    with tf.Graph().as_default(), tf.device("CPU:0"), tf.compat.v1.Session() as session:
+        gradient = raw.Conv2DBackpropFilter(
+            input=tf.zeros([1, 2, 2, 2]),
+            filter_sizes=[1, 1, 1, 2],
+            out_backprop=tf.zeros([1, 2, 1, 2]),
+            strides=[1, 1, 2, 1],
+            padding="VALID",
+        )
         try:
-            raw.Conv2DBackpropFilter(
-                input=tf.zeros([1, 2, 2, 2]),
-                filter_sizes=[1, 1, 1, 2],
-                out_backprop=tf.zeros([1, 2, 1, 2]),
-                strides=[1, 1, 2, 1],
-                padding="VALID",
-            )
+            session.run(gradient)
         except tf.errors.OpError:
             return False
     return True
@@ -123,10 +125,11 @@ class Grouped:
 
 
 def _is_higher_than_the_image(spec: ConvSpec) -> bool:
-    """Whether the filter is, of few taps, both of known size, where oneDNN computes."""
+    """Whether the filter is, of few taps, both of known size, where oneDNN computes; and padded by no more than SAME is
+    or twice that."""
     if not spec.known or spec.rows.size >= spec.rows.taps or spec.rows.taps * spec.cols.taps > MOST_TAPS_PADDED:
         return False
-    return onednn_computes(spec)
+    return onednn_computes(spec) and all(sum(axis.pads) <= 2 * axis.span for axis in (spec.rows, spec.cols))
 
 
 def explicit_pads(spec: ConvSpec) -> tuple[tuple[int, int], tuple[int, int]]:

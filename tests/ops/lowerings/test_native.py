@@ -7,7 +7,7 @@ import textwrap
 import unittest
 
 import tensorflow as tf
-from depthwise.ops import depthwise_conv2d
+from depthwise.ops import depthwise_conv2d, explain
 from depthwise.ops.lowerings import LOWERINGS
 from depthwise.ops.lowerings.native.kernels import onednn_runs_grouped_convolutions
 from depthwise.ops.spec import canonicalize
@@ -15,7 +15,7 @@ from parameterized import parameterized
 
 PREDICT = textwrap.dedent("""
     import tensorflow as tf
-    from depthwise.ops import depthwise_conv2d
+    from depthwise.ops import depthwise_conv2d, explain
     w, bias = tf.random.normal([3, 3, 16, 1]), tf.random.normal([16])
 
     x = tf.random.normal([64, 8, 8, 16])
@@ -31,6 +31,13 @@ PREDICT = textwrap.dedent("""
 """)
 
 
+class BuildTest(unittest.TestCase):
+    def test_the_build_is_told_in_the_middle_of_a_graph_too(self):
+        known = onednn_runs_grouped_convolutions()
+        with tf.Graph().as_default():
+            self.assertEqual(onednn_runs_grouped_convolutions.__wrapped__(), known)
+
+
 class GrapplerTest(unittest.TestCase):
     def test_explicit_padding_survives_the_fusion_with_bias_and_activation(self):
         environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"}
@@ -39,6 +46,20 @@ class GrapplerTest(unittest.TestCase):
 
 
 class PaddingTest(unittest.TestCase):
+    def test_a_huge_padding_is_not_made_for_a_gradient(self):
+        """The padded image would have 2**33 elements; two windows of it meet the image."""
+        x, w, pad = tf.ones([1, 2, 2, 2]), tf.ones([3, 3, 2, 1]), 2**15
+        with tf.GradientTape() as tape:
+            tape.watch([x, w])
+            y = depthwise_conv2d(x, w, [1, pad, pad, 1], [[0, 0], [pad, pad], [pad, pad], [0, 0]])
+        dx, dw = tape.gradient(y, [x, w])
+        self.assertEqual((float(tf.reduce_sum(dx)), float(tf.reduce_sum(dw))), (8.0, 8.0))
+
+    @unittest.skipUnless(onednn_runs_grouped_convolutions(), "without oneDNN, every dilated convolution is in phases")
+    def test_an_output_that_would_be_too_many_phases_is_padded(self):
+        x, w = tf.ones([1, 40, 40, 1]), tf.ones([3, 3, 1, 1])
+        self.assertEqual(explain(x, w, [1, 1, 1, 1], "SAME", dilations=65).output.lowering, "native")
+
     @parameterized.expand([(2, []), (6, ["Pad"]), (9, ["SpaceToBatchND"])])
     @unittest.skipUnless(onednn_runs_grouped_convolutions(), "without oneDNN, every dilated convolution is in phases")
     def test_what_is_padded_too_far_is_taken_apart(self, rate, moves):
