@@ -154,6 +154,12 @@ def parse(text: str) -> Case:
 _LENGTHS = {"input": 4, "filter": 3, "strides": 2, "dilations": 2}
 _CHOICES = {"format": FORMATS, "dtype": DTYPES, "mode": MODES, "data": DATA, "bad": ("", *MALFORMED)}
 
+_RULES = {
+    "padding": "SAME, VALID or top,bottom,left,right",
+    "order": f"one of {ORDERS}",
+    "seed": "an integer of at least 0",
+}
+
 
 def _read(name: str, value: str) -> Any:
     try:
@@ -177,11 +183,10 @@ def _read(name: str, value: str) -> Any:
             raise ValueError
         return value
     except ValueError:
-        rule = f"one of {_CHOICES.get(name, 'its form')}"
         if name in _LENGTHS:
             rule = f"{_LENGTHS[name]} sizes joined by x, those of a window at least 1"
-        if name == "padding":
-            rule = "SAME, VALID or top,bottom,left,right"
+        else:
+            rule = _RULES.get(name) or f"one of {_CHOICES[name]}"
         raise ValueError(f"case notation: {name} must be {rule}, got {value!r}") from None
 
 

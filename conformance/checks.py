@@ -23,6 +23,9 @@ Array = npt.NDArray[Any]
 _MOST_ELEMENTS = 4096  # of one result that enter the statistics, so that one large case can't outvote the rest
 
 
+ENOUGH_ELEMENTS = 500
+
+
 @dataclass(frozen=True)
 class Spread:
     """The normalised errors of some elements, summed: how many, squares, fourth powers, and along the value's sign."""
@@ -31,6 +34,11 @@ class Spread:
     squares: float = 0.0
     fourths: float = 0.0
     signed: float = 0.0
+
+    @property
+    def suffices(self) -> bool:
+        """Whether these are enough for `statistics` to tell anything."""
+        return self.elements >= ENOUGH_ELEMENTS
 
     def __add__(self, other: Spread) -> Spread:
         return Spread(
@@ -190,16 +198,13 @@ def repeating(names: tuple[str, ...]) -> str:
     return "determinism" if "determinism" in names else names[0]
 
 
-ENOUGH_ELEMENTS = 500
-"""Fewest elements from which `statistics` can tell anything."""
-
-
 def statistics(spread: Spread) -> Finding:
     """Whether errors are as small and as unbiased as correct rounding makes them (`tolerance`, *Statistics*).
 
     Args:
-      spread: the normalised errors of one kind of result, over many cases. Their mean square should be at most 1, and
-        their mean along the sign of the value 0. Six standard errors are allowed for chance: one false alarm in 10**9.
+      spread: the normalised errors of one kind of result, over cases that suffice. Their mean square should be at
+        most 1, and their mean along the sign of the value 0. Six standard errors are allowed for chance: one false
+        alarm in 10**9.
 
     Returns:
       The finding; `units` is the root of the mean square.

@@ -191,10 +191,11 @@ def _mutate(options: argparse.Namespace) -> int:
 
     console = Console()
     limits = _limits(options)
-    names = [f"fault:{name}" for name in options.fault] if options.fault else faults.names()
+    known = faults.names()
+    names = [f"fault:{name}" for name in options.fault] if options.fault else known
     try:
-        if unknown := set(names) - set(faults.names()):
-            raise ValueError(f"argument --fault must be one of {faults.names()}, got {sorted(unknown)}")
+        if unknown := set(names) - set(known):
+            raise ValueError(f"argument --fault must be one of {known} without 'fault:', got {sorted(unknown)}")
         chosen = selected(options)
     except ValueError as error:
         return _refuse(error)

@@ -195,7 +195,7 @@ def _verdict(result: Result, voice: str) -> Result:
 def _statistics(name: str, spreads: dict[tuple[str, str, str, str, str], checks.Spread]) -> list[Result]:
     found = []
     for (target, check, dtype, mode, device), spread in sorted(spreads.items()):
-        if target == name and spread.elements >= checks.ENOUGH_ELEMENTS:
+        if target == name and spread.suffices:
             finding = checks.statistics(spread)
             case = Case((0, 0, 0, 0), (1, 1, 1), dtype=dtype, mode=mode, device=device)
             outcome = PASS if finding.holds else FAIL

@@ -221,15 +221,18 @@ class Explanation:
         return "\n".join(f"{c.contraction:<12} {c.lowering:<8} {c.reason}" for c in choices)
 
 
+_NAMES = ("auto", *LOWERINGS)
+
+
 def check_lowering(lowering: object) -> None:
     """Refuses a `lowering` that is none.
 
     Raises:
       TypeError, ValueError: not a string, or not one of the names.
     """
-    if not isinstance(lowering, str) or lowering not in ("auto", *LOWERINGS):
+    if not isinstance(lowering, str) or lowering not in _NAMES:
         kind = ValueError if isinstance(lowering, str) else TypeError
-        names = ", ".join(repr(name) for name in ("auto", *LOWERINGS))
+        names = ", ".join(repr(name) for name in _NAMES)
         raise argument_error("lowering", f"be one of {names}", shown(lowering), "'auto' takes every case.", kind)
 
 

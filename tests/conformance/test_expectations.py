@@ -123,6 +123,7 @@ class FileTest(unittest.TestCase):
             ('[[known]]\ntarget = "tf"\nreason = "r"\n', "entry 1"),
             ('[[known]]\ntarget = "tf"\nreason = "r"\nwhen = "os"\n', "condition"),
             ('[[known]]\ntarget = "tf"\nreason = "r"\nwhen = "order == 1"\ncolour = 1\n', "colour"),
+            ('[[known]]\ntarget = "tf"\nreason = "r"\ncases = ["in=1x5"]\n', "case notation"),
         ]
     )
     def test_refuses(self, text, words):

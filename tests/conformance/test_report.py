@@ -70,6 +70,12 @@ class ReportTest(unittest.TestCase):
         self.assertEqual((suites["b"]["errors"], suites["b"]["skipped"]), ("1", "3"))
         self.assertEqual(suites["c"]["errors"], "1")
 
+    def test_junit_can_be_read_whatever_a_target_says(self):
+        said = "\x1b[31mred\x1b[0m \x00 \ud800 \ue000 plain"
+        junit.write(self.path, Run([Result("a", PLAIN, "value", "FAIL", detail=said)], unavailable={"b": said}))
+        messages = [element.get("message") for element in ElementTree.parse(self.path).getroot().iter()]
+        self.assertIn("FAIL: ?[31mred?[0m ? ? \ue000 plain", messages)
+
     def page(self):
         run = made_up()
         html.write(self.path, run, header({"seed": 3}), {run.results[1]: "print('</script>')"})

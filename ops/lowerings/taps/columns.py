@@ -167,9 +167,14 @@ def padded_evenly(layout: Layout, x: tf.Tensor, dy: tf.Tensor, rows: tuple[Any, 
     Where there is no output there is none of dy to make a slice of, but for one that is made up here.
     """
     axis = layout.spec.cols
+    made_up = at_least_zero(1 - axis.output)
+    return layout.pad(x, rows, pads_for_a_window(axis)), layout.pad(dy, (0, 0), (0, made_up))
+
+
+def pads_for_a_window(axis: Axis) -> tuple[Any, Any]:
+    """The padding of an axis, and where that leaves no output, what a window wants besides."""
     before, after = axis.pads
-    missing = at_least_zero(axis.span - before - axis.size - after)
-    return layout.pad(x, rows, (before, after + missing)), layout.pad(dy, (0, 0), (0, at_least_zero(1 - axis.output)))
+    return before, after + at_least_zero(axis.span - before - axis.size - after)
 
 
 def columns_of(layout: Layout, x: tf.Tensor, dy: tf.Tensor, rows: Axis, most_sums: int) -> Columns:

@@ -40,8 +40,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import Axis, Size, at_least_zero, ceil_div
-from depthwise.ops.lowerings.taps.columns import MOST_PARTIAL_SUMS, Columns, columns_of, padded_evenly
-from depthwise.ops.lowerings.taps.layout import TAP_ROWS, Layout, is_large, shaped, sizes_of
+from depthwise.ops.lowerings.taps.columns import (
+    MOST_PARTIAL_SUMS,
+    Columns,
+    columns_of,
+    padded_evenly,
+    pads_for_a_window,
+)
+from depthwise.ops.lowerings.taps.layout import TAP_ROWS, Layout, concat, is_large, shaped, sizes_of
 from depthwise.ops.spec import FLOATS, ConvSpec, nhwc
 
 raw = tf.raw_ops
@@ -67,9 +73,7 @@ def _at_once(layout: Layout, x: tf.Tensor, dy: tf.Tensor, most_sums: int) -> tf.
     """The filter gradient of NHWC images, [tap rows, tap columns, channels]."""
     rows = met = layout.spec.rows
     if not layout.spec.known:
-        before, after = rows.pads
-        missing = at_least_zero(rows.span - before - rows.size - after)  # where there is no output
-        x, dy = padded_evenly(layout, x, dy, (before, after + missing))
+        x, dy = padded_evenly(layout, x, dy, pads_for_a_window(rows))
         met = Axis(sizes_of(x)[1], rows.taps, rows.stride, rows.rate, "VALID")
     on_input = tf.convert_to_tensor(_on_input(rows, rows.taps))
     return _contracted(met, columns_of(layout, x, dy, met, most_sums), on_input)
@@ -113,11 +117,11 @@ def _contracted(rows: Axis, columns: Columns, on_input: tf.Tensor) -> tf.Tensor:
     dy_slice = cache(lambda place: columns.cut_dy((0, rows.output, 1), place))
     parts = []
     for taps in np.array_split(range(tap_columns), ceil_div(tap_columns, TAP_COLUMNS)):
-        products = _concat([columns.sum(j, x_slice, dy_slice) for j in taps], 3)
+        products = concat([columns.sum(j, x_slice, dy_slice) for j in taps], 3)
         summed = _sum_rows(layout, _partial_sums(rows, products, on_input))
         shape = layout.shape(rows.taps, len(taps), columns.width, sizes_of(summed)[2])
         parts.append(tf.reduce_sum(tf.reshape(summed, shape), 2))
-    return _concat(parts, 1)
+    return concat(parts, 1)
 
 
 def _channels_last(layout: Layout, image: tf.Tensor) -> tf.Tensor:
@@ -204,7 +208,3 @@ def _sum_rows(layout: Layout, partial: tf.Tensor) -> tf.Tensor:
         partial = raw.AvgPool(value=partial, ksize=sizes, strides=sizes, padding="VALID") * window
     summed = tf.reduce_sum(partial, [0, 1])
     return tf.reverse(tf.reshape(summed, layout.shape(taps, columns, channels)), [0])
-
-
-def _concat(parts: list[tf.Tensor], axis: int) -> tf.Tensor:
-    return parts[0] if len(parts) == 1 else tf.concat(parts, axis)

@@ -200,6 +200,11 @@ def total(terms: list[tf.Tensor]) -> tf.Tensor:
     return terms[0] if len(terms) == 1 else raw.AddN(inputs=terms)
 
 
+def concat(parts: list[tf.Tensor], axis: int) -> tf.Tensor:
+    """One or more tensors, one after the other along an axis."""
+    return parts[0] if len(parts) == 1 else tf.concat(parts, axis)
+
+
 def step_range(begin: int, count: int, step: int) -> tuple[int, int, int]:
     """The slice of `count` samples from `begin`, `step` apart."""
     return begin, begin + step * (count - 1) + 1, step

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 from depthwise.ops.geometry import Run, input_runs, merged, output_runs
-from depthwise.ops.lowerings.taps.layout import Layout, shaped, step_range, total
+from depthwise.ops.lowerings.taps.layout import Layout, concat, shaped, step_range, total
 from depthwise.ops.spec import ConvSpec
 
 raw = tf.raw_ops
@@ -56,7 +56,7 @@ def _assemble(
     else:
         weights = layout.weights(w)
     blocks = [[_block(layout, image, weights, r, c) for c in cols] for r in rows]
-    return _concat([_concat(band, layout.col) for band in blocks], layout.row)
+    return concat([concat(band, layout.col) for band in blocks], layout.row)
 
 
 def _block(layout: Layout, image: tf.Tensor, weights: list[list[tf.Tensor]], rows: Run, cols: Run) -> tf.Tensor:
@@ -80,7 +80,3 @@ def _block(layout: Layout, image: tf.Tensor, weights: list[list[tf.Tensor]], row
             for i, top in rows.terms
         ]
     )
-
-
-def _concat(parts: list[tf.Tensor], axis: int) -> tf.Tensor:
-    return parts[0] if len(parts) == 1 else tf.concat(parts, axis)

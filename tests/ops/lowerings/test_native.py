@@ -15,7 +15,7 @@ from parameterized import parameterized
 
 PREDICT = textwrap.dedent("""
     import tensorflow as tf
-    from depthwise.ops import depthwise_conv2d, explain
+    from depthwise.ops import depthwise_conv2d
     w, bias = tf.random.normal([3, 3, 16, 1]), tf.random.normal([16])
 
     x = tf.random.normal([64, 8, 8, 16])
