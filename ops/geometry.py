@@ -48,6 +48,10 @@ class Run(NamedTuple):
     pads: tuple[int, int] = (0, 0)
 
 
+NEAR = 64
+"""Samples, in an image however small, that may lie between two taps, or two windows, that are not `far_apart`."""
+
+
 @dataclass(frozen=True)
 class Axis:
     """One spatial axis: its input size, its filter size, and how the filter walks over it.
@@ -70,6 +74,14 @@ class Axis:
     def known(self) -> bool:
         """Whether both sizes are Python integers."""
         return isinstance(self.size, int) and isinstance(self.taps, int)
+
+    @property
+    def far_apart(self) -> bool:
+        """Whether it is known that windows, or taps, stand further apart than the input is large.
+
+        To lay out what lies in between is then a waste, and may be more than there is memory.
+        """
+        return self.known and max(self.stride, self.rate) > max(self.size, NEAR)
 
     @property
     def span(self) -> Size:

@@ -62,6 +62,11 @@ class ConvSpec:
         return self.rows.known and self.cols.known
 
     @cached_property
+    def far_apart(self) -> bool:
+        """Whether that is so along an axis, and both are known."""
+        return self.known and (self.rows.far_apart or self.cols.far_apart)
+
+    @cached_property
     def input_shape(self) -> tuple[Dim, ...]:
         """Shape of the input, in the order of the data format."""
         return self.layout(self.batch, self.rows.size, self.cols.size, self.channels)

@@ -98,6 +98,24 @@ class ValueTest(unittest.TestCase):
     @parameterized.expand(
         itertools.product(
             (
+                "in=2x5x4x2 filter=3x2x1 strides=65x1 dilations=1073741823x3 data=special",
+                "in=1x3x9x3 filter=2x3x2 strides=2147483647x2000 padding=1,0,0,2001 data=special",
+                "in=2x4x9x2 filter=3x3x2 strides=100x1 dilations=70x2 padding=140,75,1,1 format=NCHW data=special",
+                "in=2x5x6x3 filter=2x3x2 dilations=3000x5000 padding=0,3000,5000,5000 dtype=bfloat16",
+                "in=2x9x8x1 filter=2x2x3 dilations=1000x1",  # taps beside the image on either side, none on it
+                "in=1x9x8x2 filter=2x3x2 strides=2x3 dilations=70x1 padding=70,70,1,1 data=special",
+                "in=1x9x8x2 filter=9x8x1 strides=1x66 dilations=66x1 padding=280,280,0,0",  # 72 taps
+            ),
+            ("auto", "taps"),
+            ("eager", "graph", "xla"),
+        )
+    )
+    def test_what_stands_further_apart_than_the_image_is_large(self, notation, lowering, mode):
+        check(self, notation, lowering, mode)
+
+    @parameterized.expand(
+        itertools.product(
+            (
                 "in=2x12x11x3 filter=9x8x1 data=special",
                 "in=1x12x17x2 filter=11x13x2 strides=2x1 dilations=1x2",
                 "in=2x9x8x3 filter=13x7x1 strides=1x2 dilations=3x1 data=special",

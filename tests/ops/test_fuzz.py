@@ -20,11 +20,16 @@ DTYPES = ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32",
 REFUSALS = (TypeError, ValueError, NotImplementedError)
 
 
+FAR = (65, 2**29 - 1)
+"""Strides and rates at which windows and taps stand further apart than the images of `cases` are large."""
+
+
 @st.composite
-def cases(draw):
-    """Any supported case, small."""
+def cases(draw, far=()):
+    """Any supported case, small; some of its strides and rates among `far`."""
     size = st.integers(0, 7)
     pads = st.tuples(st.integers(0, 9), st.integers(0, 9))
+    strides, rates = (st.sampled_from([*range(1, most + 1), *far]) for most in (4, 3))
     image = (draw(st.integers(0, 2)), draw(size), draw(size), draw(st.integers(0, 4)))
     window = (draw(st.integers(1, 5)), draw(st.integers(1, 5)), draw(st.integers(0, 3)))
     dtype = draw(st.sampled_from(DTYPES))
@@ -33,8 +38,8 @@ def cases(draw):
     return Case(
         input=image,
         filter=window,
-        strides=(draw(st.integers(1, 4)), draw(st.integers(1, 4))),
-        dilations=(draw(st.integers(1, 3)), draw(st.integers(1, 3))),
+        strides=(draw(strides), draw(strides)),
+        dilations=(draw(rates), draw(rates)),
         padding=draw(st.one_of(st.sampled_from(["SAME", "VALID"]), st.tuples(pads, pads))),
         format=draw(st.sampled_from(["NHWC", "NCHW"])),
         dtype=dtype,
@@ -158,6 +163,11 @@ class FuzzTest(unittest.TestCase):
     @short
     @given(cases(), st.sampled_from([*LOWERINGS, "auto"]), st.sampled_from(["eager", "graph", "unknown"]))
     def test_valid(self, case, lowering, mode):
+        self.valid(case, lowering, mode)
+
+    @short
+    @given(cases(FAR), st.sampled_from([*LOWERINGS, "auto"]), st.sampled_from(["eager", "graph"]))
+    def test_valid_far_apart(self, case, lowering, mode):
         self.valid(case, lowering, mode)
 
     @short

@@ -72,6 +72,8 @@ class Native:
         if spec.dtype == "float64" and mode == "xla":
             return "XLA convolves float64 with a filter full of zeros, which spreads NaN and infinity among channels"
         kernel = _kernel(spec, contraction)
+        if spec.far_apart and not isinstance(kernel, Plain):
+            return "windows or taps stand further apart than the image is large; these kernels lay out what is between"
         if isinstance(kernel, Phased):
             rows, cols = common_phases(spec.rows, spec.cols)
             most = MOST_COMBS if spec.rows.stride == spec.cols.stride == 1 else MOST_PHASES

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import tensorflow as tf
 from depthwise.ops.lowerings.base import Contraction, Mode
-from depthwise.ops.lowerings.taps import commuted, correlate, padded, stencil, strided
+from depthwise.ops.lowerings.taps import commuted, correlate, padded, stencil, strided, tap_by_tap
 from depthwise.ops.lowerings.taps.layout import is_large, is_sized
 from depthwise.ops.spec import ConvSpec
 
@@ -32,6 +32,8 @@ class Taps:
         return compute(spec, filter, dy, sizes)
 
     def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+        if spec.far_apart:
+            return tap_by_tap.filter_grad(spec, input, dy, sizes)
         compute = (correlate if is_sized(spec) else padded).filter_grad
         return compute(spec, input, dy, sizes)
 
@@ -40,6 +42,8 @@ def _formulation(spec: ConvSpec) -> ModuleType:
     """Where the output and the input gradient are written down for such sizes."""
     if not spec.known:
         return padded
+    if spec.far_apart:
+        return tap_by_tap
     if not is_large(spec):
         return stencil
     return commuted if commuted.is_covered(spec) else padded

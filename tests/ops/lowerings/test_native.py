@@ -55,6 +55,12 @@ class PaddingTest(unittest.TestCase):
         dx, dw = tape.gradient(y, [x, w])
         self.assertEqual((float(tf.reduce_sum(dx)), float(tf.reduce_sum(dw))), (8.0, 8.0))
 
+    def test_what_stands_further_apart_than_the_image_is_large_is_not_laid_out(self):
+        """It took 23 s for this image of one sample."""
+        x, w = tf.ones([2, 1, 1, 1]), tf.ones([1, 2, 1, 1])
+        with self.assertRaisesRegex(NotImplementedError, "stand further apart"):
+            depthwise_conv2d(x, w, [1, 3000, 2, 1], "SAME", dilations=[3000, 100], lowering="native")
+
     @unittest.skipUnless(onednn_runs_grouped_convolutions(), "without oneDNN, every dilated convolution is in phases")
     def test_an_output_that_would_be_too_many_phases_is_padded(self):
         x, w = tf.ones([1, 40, 40, 1]), tf.ones([3, 3, 1, 1])

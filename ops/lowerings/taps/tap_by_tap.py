@@ -1,0 +1,93 @@
+"""The contractions tap by tap, for windows or taps that stand further apart than the image is large.
+
+The other formulations lay out what lies between two windows, or between two taps, and let XLA read through it. That is
+no more than the image as long as they stand within it. Beyond, it holds nothing, and may be more than there is memory:
+a stride or a rate may be as large as 2^31 - 1. Here each tap names the outputs in whose windows it lies on the input,
+and the samples there, and nothing in between.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import NamedTuple, TypeAlias
+
+import tensorflow as tf
+from depthwise.ops.geometry import Axis
+from depthwise.ops.lowerings.taps.layout import Layout, shaped, sizes_of, step_range, total
+from depthwise.ops.spec import ConvSpec
+
+raw = tf.raw_ops
+
+Range: TypeAlias = "tuple[int, int, int]"
+"""(begin, end, step)"""
+
+
+class Meeting(NamedTuple):
+    """Where a tap lies on the input: the outputs in whose windows it does, and the samples that it meets there."""
+
+    tap: int
+    outputs: Range
+    samples: Range
+
+
+def output(spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
+    """The convolution: each tap's products with its samples, put where its outputs are."""
+    layout = Layout(spec, tf.shape(w))
+    x, weights = layout.repeat(x), layout.weights(w)
+    y = layout.zeros(x, spec.rows.output, spec.cols.output)
+    products = [
+        _put(y, layout, raw.Mul(x=layout.cut(x, r.samples, c.samples), y=weights[r.tap][c.tap]), r.outputs, c.outputs)
+        for r, c in _meetings(spec)
+    ]
+    return shaped(total([y, *products]), spec.output_shape)
+
+
+def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+    """The input gradient: each tap's products with its outputs' gradients, put where its samples are."""
+    layout = Layout(spec, tf.shape(w))
+    weights = layout.weights(w)
+    dx = layout.zeros(dy, spec.rows.size, spec.cols.size)
+    products = [
+        _put(dx, layout, raw.Mul(x=layout.cut(dy, r.outputs, c.outputs), y=weights[r.tap][c.tap]), r.samples, c.samples)
+        for r, c in _meetings(spec)
+    ]
+    return shaped(layout.sum_repeated(total([dx, *products])), spec.input_shape)
+
+
+def filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+    """The filter gradient: for each tap the sum of its samples times its outputs' gradients, if it has any."""
+    layout = Layout(spec, sizes)
+    x, over = layout.repeat(x), [0, layout.row, layout.col]
+    sums = {
+        (r.tap, c.tap): tf.reduce_sum(
+            raw.Mul(x=layout.cut(x, r.samples, c.samples), y=layout.cut(dy, r.outputs, c.outputs)), over
+        )
+        for r, c in _meetings(spec)
+    }
+    nothing = tf.zeros(layout.shape(layout.channels * layout.multiplier), x.dtype)
+    taps = product(range(spec.rows.taps), range(spec.cols.taps))
+    return shaped(tf.reshape(tf.stack([sums.get(tap, nothing) for tap in taps]), sizes), spec.filter_shape)
+
+
+def _meetings(spec: ConvSpec) -> list[tuple[Meeting, Meeting]]:
+    """Where each tap lies on the input, by rows and by columns; of those that ever do."""
+    return list(product(_along(spec.rows), _along(spec.cols)))
+
+
+def _along(axis: Axis) -> list[Meeting]:
+    found = []
+    for tap in range(axis.taps):
+        start, stop = axis.outputs_of_tap(tap)
+        if start < stop:
+            samples = step_range(axis.input_of_tap(tap, start), stop - start, axis.stride)
+            found.append(Meeting(tap, (start, stop, 1), samples))
+    return found
+
+
+def _put(zeros: tf.Tensor, layout: Layout, values: tf.Tensor, rows: Range, cols: Range) -> tf.Tensor:
+    """An image like `zeros`, but for these values in a range of its rows and columns: the gradient of a slice."""
+    begin, end, step = [0] * 4, sizes_of(zeros), [1] * 4
+    (begin[layout.row], end[layout.row], step[layout.row]) = rows
+    (begin[layout.col], end[layout.col], step[layout.col]) = cols
+    shape, end = layout.shape(*sizes_of(zeros)), layout.shape(*end)
+    return raw.StridedSliceGrad(shape=shape, begin=begin, end=end, strides=step, dy=values)
