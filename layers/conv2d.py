@@ -6,19 +6,20 @@ from typing import Any
 
 import keras
 from depthwise.layers.forward import convolve
+from depthwise.layers.lowering import Lowered
 
 
 @keras.saving.register_keras_serializable(package="depthwise")
-class Conv2D(keras.layers.Conv2D):  # type: ignore[misc]  # Keras carries no types
+class Conv2D(Lowered, keras.layers.Conv2D):  # type: ignore[misc]  # Keras carries no types
     """`keras.layers.Conv2D`, computed by `depthwise.ops` where every input channel is a group of its own.
 
     Some models (ConvNeXt) write their depthwise convolutions as `Conv2D(filters, groups=channels)`: filter number
     `k*M + q` then sees input channel k alone, which is a depthwise convolution with multiplier M. Any other number of
-    groups is left to Keras.
+    groups is left to Keras, whatever `lowering` says.
 
     Args, Returns, Raises: those of `keras.layers.Conv2D`, with the same defaults, config keys, weights and initial
-    values. Inputs are of shape (batch, height, width, channels), or (batch, channels, height, width) for
-    `data_format="channels_first"`; outputs have `filters` channels.
+    values; and `lowering`, as `DepthwiseConv2D` has it. Inputs are of shape (batch, height, width, channels), or
+    (batch, channels, height, width) for `data_format="channels_first"`; outputs have `filters` channels.
 
     Example:
       >>> import numpy as np
@@ -30,4 +31,4 @@ class Conv2D(keras.layers.Conv2D):  # type: ignore[misc]  # Keras carries no typ
         if self.groups == 1 or kernel.shape[2] > 1:
             return super().convolution_op(inputs, kernel)
         filters = keras.ops.reshape(kernel, (*self.kernel_size, self.groups, self.filters // self.groups))
-        return convolve(self, inputs, filters, lowering="auto")
+        return convolve(self, inputs, filters, self.lowering)

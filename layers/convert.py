@@ -9,6 +9,7 @@ import keras
 from depthwise.layers.clone import clone
 from depthwise.layers.conv2d import Conv2D
 from depthwise.layers.depthwise_conv2d import DepthwiseConv2D
+from depthwise.layers.lowering import Lowered, check_lowering
 from depthwise.layers.separable_conv2d import SeparableConv2D
 
 _OURS: dict[type, type] = {
@@ -19,7 +20,9 @@ _OURS: dict[type, type] = {
 _REPLACEMENTS = {"depthwise": _OURS, "keras": {ours: theirs for theirs, ours in _OURS.items()}}
 
 
-def convert(model: keras.Model, to: Literal["depthwise", "keras"] = "depthwise") -> keras.Model:
+def convert(
+    model: keras.Model, to: Literal["depthwise", "keras"] = "depthwise", *, lowering: str | None = None
+) -> keras.Model:
     """The same model with its depthwise convolutions computed by `depthwise.ops`; `to="keras"` is the way back.
 
     Every layer that is exactly a `keras.layers.DepthwiseConv2D`, a `keras.layers.SeparableConv2D` or a
@@ -36,6 +39,9 @@ def convert(model: keras.Model, to: Literal["depthwise", "keras"] = "depthwise")
       model: a functional or sequential model, or one of a class of your own that Keras can make again from its
         `get_config`; built or not. Classes and functions of your own need not be registered.
       to: "depthwise" for the layers of this package, "keras" for Keras's own.
+      lowering: how all layers of this package in the new model compute: "auto", or one of `depthwise.ops.LOWERINGS`;
+        "portable" for a model that is saved now and compiled by XLA later. By default those that the model has already
+        keep theirs, and new ones have "auto".
 
     Returns:
       A new model with weights of its own, equal to those of `model`; compiled alike if `model` is compiled: with the
@@ -47,8 +53,8 @@ def convert(model: keras.Model, to: Literal["depthwise", "keras"] = "depthwise")
       TypeError: `model` is no Keras model, or Keras cannot make it again from its config with the same layers and
         weights: a class of your own lacks `get_config`, its `call` takes several tensors and it has no
         `build_from_config`, or a layer of the graph is an attribute of another layer as well.
-      ValueError: `to` is neither word, or a layer has no counterpart in Keras: explicit padding, or a lowering asked
-        for by name.
+      ValueError: `to` is neither word, there is no such `lowering` or Keras's layers are asked to have one, or a layer
+        has no counterpart in Keras: explicit padding, or a lowering asked for by name.
 
     Example:
       >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.DepthwiseConv2D(3)])
@@ -59,13 +65,22 @@ def convert(model: keras.Model, to: Literal["depthwise", "keras"] = "depthwise")
         raise TypeError(f"convert argument `model` must be a Keras model, but got {model!r}. Wrap a layer in one.")
     if to not in _REPLACEMENTS:
         raise ValueError(f"convert argument `to` must be 'depthwise' or 'keras', but got {to!r}.")
+    if lowering is not None:
+        check_lowering(lowering, "convert")
     replacements = _REPLACEMENTS[to]
     if to == "keras":
+        if lowering is not None:
+            raise ValueError(
+                f"convert argument `lowering` must not be given for to='keras', whose layers have none, but got"
+                f" {lowering!r}. Leave it out."
+            )
         _check_keras_can(model)
     converted = clone(model)
     for layer in converted._flatten_layers():
         if type(layer) in replacements and not _ungrouped(layer):
             _become(layer, replacements[type(layer)])
+        if lowering is not None and isinstance(layer, Lowered):
+            layer.lowering = lowering
     return converted
 
 
@@ -90,9 +105,10 @@ def _ungrouped(layer: Any) -> bool:
 
 def _check_keras_can(model: Any) -> None:
     for layer in model._flatten_layers():
-        if type(layer) is DepthwiseConv2D and not (isinstance(layer.padding, str) and layer.lowering == "auto"):
+        ours = type(layer) in _REPLACEMENTS["keras"]
+        if ours and not (isinstance(layer.padding, str) and layer.lowering == "auto"):
             raise ValueError(
                 "convert argument `model` must hold only layers that Keras has too for to='keras', but layer"
                 f" {layer.name!r} has padding={layer.padding!r} and lowering={layer.lowering!r}. Use ZeroPadding2D"
-                " before a 'valid' layer, and lowering='auto'."
+                " before a 'valid' layer, and convert(model, lowering='auto') first."
             )

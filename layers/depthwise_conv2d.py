@@ -8,14 +8,14 @@ from typing import Any, TypeAlias
 
 import keras
 from depthwise.layers.forward import convolve, finish, in_order
-from depthwise.ops import LOWERINGS
+from depthwise.layers.lowering import Lowered
 
 Pads: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 Shape: TypeAlias = tuple[Any, ...]
 
 
 @keras.saving.register_keras_serializable(package="depthwise")
-class DepthwiseConv2D(keras.layers.DepthwiseConv2D):  # type: ignore[misc]  # Keras carries no types
+class DepthwiseConv2D(Lowered, keras.layers.DepthwiseConv2D):  # type: ignore[misc]  # Keras carries no types
     """2-D depthwise convolution: a drop-in for `keras.layers.DepthwiseConv2D`, computed by `depthwise.ops`.
 
     Arguments, defaults, config keys, weights and initial values are those of Keras's layer, which it extends by
@@ -57,8 +57,6 @@ class DepthwiseConv2D(keras.layers.DepthwiseConv2D):  # type: ignore[misc]  # Ke
       TensorShape([4, 8, 5, 8])
     """
 
-    lowering = "auto"
-
     def __init__(
         self,
         kernel_size: int | Sequence[int],
@@ -97,19 +95,13 @@ class DepthwiseConv2D(keras.layers.DepthwiseConv2D):  # type: ignore[misc]  # Ke
             activity_regularizer=activity_regularizer,
             depthwise_constraint=depthwise_constraint,
             bias_constraint=bias_constraint,
+            lowering=lowering,
             **kwargs,
         )
         if rates:
             self.dilation_rate = rates
         if explicit:
             self.padding: str | Pads = _pads(padding)
-        if lowering not in ("auto", *LOWERINGS):
-            names = ", ".join(repr(name) for name in ("auto", *LOWERINGS))
-            raise ValueError(
-                f"DepthwiseConv2D argument `lowering` must be one of {names}, but got {lowering!r}."
-                " 'auto' takes every case."
-            )
-        self.lowering = lowering
 
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
@@ -136,13 +128,6 @@ class DepthwiseConv2D(keras.layers.DepthwiseConv2D):  # type: ignore[misc]  # Ke
                 f" dilation_rate={self.dilation_rate}. Pad more, or use a smaller kernel."
             )
         return in_order(last, input_shape[0], height, width, channels * self.depth_multiplier)
-
-    def get_config(self) -> dict[str, Any]:
-        config: dict[str, Any] = super().get_config()
-        if self.lowering != "auto":
-            # Left out by default, so that Keras's layer can be made from the config of this one.
-            config["lowering"] = self.lowering
-        return config
 
 
 def _rates(dilation_rate: Any) -> tuple[int, int] | None:

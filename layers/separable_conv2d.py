@@ -6,15 +6,17 @@ from typing import Any
 
 import keras
 from depthwise.layers.forward import convolve, finish
+from depthwise.layers.lowering import Lowered
 
 
 @keras.saving.register_keras_serializable(package="depthwise")
-class SeparableConv2D(keras.layers.SeparableConv2D):  # type: ignore[misc]  # Keras carries no types
+class SeparableConv2D(Lowered, keras.layers.SeparableConv2D):  # type: ignore[misc]  # Keras carries no types
     """Depthwise convolution, then a 1x1 convolution: `keras.layers.SeparableConv2D`, its first half by `depthwise.ops`.
 
     Args, Returns, Raises: those of `keras.layers.SeparableConv2D`, with the same defaults, config keys, weights and
-    initial values. Inputs are of shape (batch, height, width, channels), or (batch, channels, height, width) for
-    `data_format="channels_first"`; outputs have `filters` channels.
+    initial values; and `lowering`, as `DepthwiseConv2D` has it, of the depthwise half. Inputs are of shape
+    (batch, height, width, channels), or (batch, channels, height, width) for `data_format="channels_first"`; outputs
+    have `filters` channels.
 
     Example:
       >>> import numpy as np
@@ -23,7 +25,7 @@ class SeparableConv2D(keras.layers.SeparableConv2D):  # type: ignore[misc]  # Ke
     """
 
     def call(self, inputs: Any) -> Any:
-        outputs = convolve(self, inputs, self.depthwise_kernel, lowering="auto")
+        outputs = convolve(self, inputs, self.depthwise_kernel, self.lowering)
         if self.data_format == "channels_last":
             outputs = keras.ops.conv(outputs, self.pointwise_kernel, data_format=self.data_format)
         else:  # as a product of matrices: some builds of TensorFlow have no NCHW convolution on a CPU

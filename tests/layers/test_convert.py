@@ -341,17 +341,38 @@ class ConvertTest(unittest.TestCase):
         again = keras.saving.deserialize_keras_object(config)
         self.assertEqual(len(replaced(again)), 4)
 
-    @parameterized.expand([("padding", {"padding": ((1, 0), (0, 0))}), ("lowering", {"lowering": "taps"})])
-    def test_refuses_the_way_back(self, word, arguments):
-        model = keras.Sequential([keras.Input((8, 8, 2)), ours.DepthwiseConv2D(3, name="odd_one", **arguments)])
+    @parameterized.expand(
+        [
+            ("padding", ours.DepthwiseConv2D(3, padding=((1, 0), (0, 0)), name="odd_one")),
+            ("lowering", ours.DepthwiseConv2D(3, lowering="taps", name="odd_one")),
+            ("lowering", ours.SeparableConv2D(3, 3, lowering="native", name="odd_one")),
+            ("lowering", ours.Conv2D(4, 3, groups=2, lowering="portable", name="odd_one")),
+        ]
+    )
+    def test_refuses_the_way_back(self, word, layer):
+        model = keras.Sequential([keras.Input((8, 8, 2)), layer])
         with self.assertRaisesRegex(ValueError, f"'odd_one' has .*{word}"):
             ours.convert(model, to="keras")
+
+    def test_sets_the_lowering_of_all_layers_or_keeps_each_its_own(self):
+        converted = ours.convert(functional(), lowering="portable")
+        self.assertEqual({layer.lowering for layer in replaced(converted)}, {"portable"})
+        self.assertEqual({layer.lowering for layer in replaced(ours.convert(converted))}, {"portable"})
+        again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(converted))
+        self.assertEqual({layer.lowering for layer in replaced(again)}, {"portable"})
+        plain = ours.convert(converted, lowering="auto")
+        self.assertEqual({layer.lowering for layer in replaced(plain)}, {"auto"})
+        self.assertFalse(replaced(ours.convert(plain, to="keras")))
 
     def test_refuses_other_arguments(self):
         with self.assertRaisesRegex(TypeError, "`model` must be a Keras model"):
             ours.convert(keras.layers.DepthwiseConv2D(3))
         with self.assertRaisesRegex(ValueError, "`to` must be 'depthwise' or 'keras', but got 'torch'"):
             ours.convert(sequential(), to="torch")
+        with self.assertRaisesRegex(ValueError, "convert argument `lowering` must be one of 'auto'.* but got 'fast'"):
+            ours.convert(sequential(), lowering="fast")
+        with self.assertRaisesRegex(ValueError, "`lowering` must not be given for to='keras'"):
+            ours.convert(sequential(), to="keras", lowering="auto")
 
     @parameterized.expand(
         [

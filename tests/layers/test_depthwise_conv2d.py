@@ -74,7 +74,6 @@ class BeyondKerasTest(Bounded):
             ("boolean", {"padding": ((True, 1), (0, 0))}, "padding"),
             ("none", {"padding": None}, "padding"),
             ("word", {"padding": "full"}, "padding"),
-            ("lowering", {"lowering": "fast"}, "lowering.*'auto'.*'fast'"),
         ]
     )
     def test_refuses(self, _, arguments, message):

@@ -81,11 +81,27 @@ def step(layer, x, cotangent):
 class DropInTest(unittest.TestCase):
     @parameterized.expand(LAYERS)
     def test_signature(self, name, _):
-        theirs = inspect.signature(getattr(keras.layers, name).__init__).parameters
-        mine = dict(inspect.signature(getattr(ours, name).__init__).parameters)
-        mine.pop("lowering", None)
+        theirs = inspect.signature(getattr(keras.layers, name)).parameters
+        mine = dict(inspect.signature(getattr(ours, name)).parameters)
+        self.assertEqual(mine.pop("lowering").kind, inspect.Parameter.KEYWORD_ONLY)
+        if name != "DepthwiseConv2D":  # the others hand on whatever they are given
+            self.assertEqual(list(mine), ["args", "kwargs"])
+            return
         self.assertEqual(list(mine), list(theirs))
         self.assertEqual([p.default for p in mine.values()], [p.default for p in theirs.values()])
+
+    @parameterized.expand(LAYERS)
+    def test_lowering(self, name, arguments):
+        make = getattr(ours, name)
+        layer = make(**arguments, lowering="native")
+        self.assertEqual(make.from_config(layer.get_config()).lowering, "native")
+        self.assertEqual(make.from_config(make(**arguments).get_config()).lowering, "auto")
+        with self.assertRaisesRegex(ValueError, f"{name} argument `lowering` must be one of 'auto'.*'fast'"):
+            make(**arguments, lowering="fast")
+        # Float64 is what native refuses under XLA: so the layer does ask for the lowering it is given.
+        layer = make(**arguments, lowering="native", dtype="float64")
+        with self.assertRaisesRegex(NotImplementedError, "float64"):
+            tf.function(layer, jit_compile=True)(tf.ones([1, 6, 6, 3], tf.float64))
 
     @parameterized.expand(CASES)
     def test_configuration_and_weights(self, name, arguments):

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from depthwise.conformance import oracle
 from depthwise.conformance.tolerance import error_bound, error_in_bounds
-from depthwise.layers import Conv2D, DepthwiseConv2D, SeparableConv2D
+from depthwise.layers import Conv2D, DepthwiseConv2D, SeparableConv2D, convert
 from depthwise.ops.lowerings.native.kernels import onednn_runs_grouped_convolutions
 from parameterized import parameterized
 from sklearn.datasets import load_digits
@@ -96,13 +96,15 @@ def quantisation_bound(model, x, x_step, w_steps, y_step):
 
 
 class SavedModelTest(unittest.TestCase):
-    def test_served_differentiated_and_compiled_without_this_package(self):
+    @parameterized.expand(["auto", "portable"])
+    def test_served_differentiated_and_compiled_without_this_package(self, lowering):
         inputs = keras.Input((9, 8, 4))
         x = DepthwiseConv2D(3, padding="same", activation="relu")(inputs)
         x = DepthwiseConv2D(3, 2, "same", 2, dilation_rate=2)(x)
         x = Conv2D(8, 3, padding="same", groups=8)(x)
         x = SeparableConv2D(3, 3, padding="same")(x)
         model = keras.Model(inputs, DepthwiseConv2D(2, (1, 2), ((1, 0), (0, 1)))(x))
+        model = convert(model, lowering=lowering)
         model.set_weights([whole(*w.shape, seed=i) for i, w in enumerate(model.weights)])
         x = tf.constant(whole(2, 9, 8, 4))
         with tf.GradientTape() as tape:
