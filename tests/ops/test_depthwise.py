@@ -374,6 +374,16 @@ class PlaceTest(unittest.TestCase):
             alone = self.gradient(x[i], self.w, dy[i], lowering)[1]
             np.testing.assert_allclose(dw[i], alone, rtol=1e-4, atol=1e-5)
 
+    def test_vectorized_map_has_a_vector_form_of_every_op(self):
+        """Of a stencil on an image padded in memory, too; else it falls back to a loop that XLA cannot compile."""
+        x, w = self.x[:, tf.newaxis], tf.random.stateless_normal([5, 5, 2, 1], [0, 1])
+
+        def op(x):
+            return depthwise_conv2d(x, w, [1, 1, 1, 1], "SAME")
+
+        mapped = tf.function(lambda: tf.vectorized_map(op, x, fallback_to_while_loop=False), jit_compile=True)()
+        tf.debugging.assert_near(mapped[:, 0], op(self.x))
+
     @parameterized.expand([*itertools.product(ELEMENTARY, (False, True)), ("portable", True)])
     def test_while_loop_and_cond(self, lowering, compiled):
         @tf.function(autograph=False, jit_compile=compiled)

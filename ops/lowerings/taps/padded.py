@@ -24,6 +24,7 @@ from depthwise.ops.lowerings.taps.layout import (
     sizes_of,
     total,
 )
+from depthwise.ops.lowerings.taps.once import once
 from depthwise.ops.spec import ConvSpec, nhwc
 
 raw = tf.raw_ops
@@ -123,7 +124,7 @@ def _written_out(layout: Layout, image: tf.Tensor, taps: tf.Tensor, rows: Walk, 
         each = enumerate(raw.Unpack(value=weights, num=taps.shape[1], axis=0))
         return total([raw.Mul(x=real(_under(layout, band, layout.col, cols, j)), y=real(weight)) for j, weight in each])
 
-    return total([tap_row(i, row) for i, row in enumerate(raw.Unpack(value=taps, num=taps.shape[0], axis=0))])
+    return once(total([tap_row(i, row) for i, row in enumerate(raw.Unpack(value=taps, num=taps.shape[0], axis=0))]))
 
 
 def _by_turns(layout: Layout, image: tf.Tensor, taps: tf.Tensor, rows: Walk, cols: Walk, spare: int) -> tf.Tensor:

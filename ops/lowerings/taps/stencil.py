@@ -14,6 +14,7 @@ from __future__ import annotations
 import tensorflow as tf
 from depthwise.ops.geometry import Run, input_runs, merged, output_runs
 from depthwise.ops.lowerings.taps.layout import Layout, concat, shaped, step_range, total
+from depthwise.ops.lowerings.taps.once import once
 from depthwise.ops.spec import ConvSpec
 
 raw = tf.raw_ops
@@ -56,6 +57,8 @@ def _assemble(
     else:
         weights = layout.weights(w)
     blocks = [[_block(layout, image, weights, r, c) for c in cols] for r in rows]
+    if len(rows) == len(cols) == 1:
+        return once(blocks[0][0])
     return concat([concat(band, layout.col) for band in blocks], layout.row)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import Axis, ceil_div
 from depthwise.ops.lowerings.taps.layout import Layout, shaped, sizes_of, step_range, total
+from depthwise.ops.lowerings.taps.once import once
 from depthwise.ops.spec import ConvSpec
 
 raw = tf.raw_ops
@@ -87,7 +88,8 @@ def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) ->
     height, width = (axes.length * axes.axis.stride for axes in (rows, cols))
     dx = layout.sum_repeated(tf.reshape(dx, layout.shape(batch, height, width, channels)))
     top, left = spec.rows.pads[0], spec.cols.pads[0]
-    return shaped(layout.cut(dx, (top, top + spec.rows.size, 1), (left, left + spec.cols.size, 1)), spec.input_shape)
+    dx = layout.cut(dx, (top, top + spec.rows.size, 1), (left, left + spec.cols.size, 1))
+    return shaped(once(dx), spec.input_shape)
 
 
 def _laid_out(w: tf.Tensor, channels: tf.Tensor, spec: ConvSpec, places: list[int]) -> tuple[tf.Tensor, np.ndarray]:

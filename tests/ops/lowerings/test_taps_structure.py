@@ -12,6 +12,7 @@ import unittest
 from itertools import product
 
 import tensorflow as tf
+from depthwise.ops import depthwise_conv2d
 from depthwise.ops.lowerings import LOWERINGS
 from depthwise.ops.lowerings.taps import Taps
 from depthwise.ops.spec import canonicalize
@@ -198,6 +199,19 @@ class TapsStructureTest(unittest.TestCase):
         sliced = [part for part in computations(text) if " dynamic-slice(" in part]
         self.assertTrue(sliced)
         self.assertEqual(sum(map(multiplications, sliced)), 0)
+
+    @parameterized.expand([(3, 1), (5, 1), (7, 1), (5, 2)])
+    def test_what_has_several_users_is_computed_once(self, kernel, stride):
+        """In a layer normalisation after the convolution and its bias, one computation multiplies taps."""
+        x, w, _ = inputs(kernel, stride, "NHWC")
+
+        def normalised(x, w, bias):
+            y = depthwise_conv2d(x, w, strides_of(stride, "NHWC"), "SAME") + bias
+            mean, variance = tf.nn.moments(y, [3], keepdims=True)
+            return (y - mean) * tf.math.rsqrt(variance + 1e-3)
+
+        text = hlo(normalised, (x, w, tf.ones([CHANNELS])), "CPU")
+        self.assertEqual(sum(multiplications(part) > 3 for part in computations(text)), 1)
 
     @parameterized.expand(product(("NHWC", "NCHW"), ("output", "input_grad")))
     def test_a_filter_that_covers_the_image_takes_a_term_for_each_of_its_samples(self, data_format, contraction):
