@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from depthwise.conformance.case import DTYPES, FORMATS, MODES, Case, Pads
 from depthwise.conformance.malformed import MALFORMED
-from depthwise.conformance.rows import EMPTY, KNOWN_TROUBLE, TENSORFLOW_AND_KERAS
+from depthwise.conformance.rows import EMPTY, KNOWN_TROUBLE, LARGE, TENSORFLOW_AND_KERAS
 
 LEVELS = ("quick", "standard", "full")
 _DRAWS = {"quick": 1, "standard": 5, "full": 40}  # random cases per cell of the grid
@@ -48,7 +48,7 @@ def cases(level: str, devices: Iterable[str] = ("CPU",), seed: int = 0) -> list[
 
 def _named(level: str) -> Iterator[Case]:
     """Every row in some mode and format at quick, in all of them above."""
-    for index, row in enumerate((*TENSORFLOW_AND_KERAS, *KNOWN_TROUBLE)):
+    for index, row in enumerate((*TENSORFLOW_AND_KERAS, *KNOWN_TROUBLE, *LARGE)):
         if level == "quick":
             yield replace(row, mode=MODES[index % 4], data="integer" if index % 8 > 5 else "normal")
             continue

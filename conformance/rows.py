@@ -93,6 +93,26 @@ KNOWN_TROUBLE: tuple[Case, ...] = (
     Case((16, 24, 24, 2), (3, 3, 1)),  # thousands of terms in the filter's gradient
 )
 
+# Sizes that no draw reaches, past which implementations take another path: a loop instead of taps written out, a
+# kernel for small filters alone, a buffer with room for so many channels.
+LARGE: tuple[Case, ...] = (
+    Case((1, 12, 11, 3), (9, 9, 1)),
+    Case((2, 17, 14, 2), (11, 8, 2), (2, 2), padding="VALID"),
+    Case((1, 25, 9, 2), (9, 8, 1), _ONE, (2, 1), data="special"),
+    Case((1, 3, 40, 4), (1, 17, 1)),
+    Case((1, 70, 3, 2), (67, 2, 1), format="NCHW"),
+    Case((2, 6, 7, 2), (13, 13, 1)),  # every window holds the whole image
+    Case((1, 7, 6, 128), (3, 3, 1)),
+    Case((1, 6, 7, 257), (5, 3, 1)),
+    Case((1, 6, 7, 33), (3, 3, 4), format="NCHW"),
+    Case((1, 20, 31, 3), (3, 3, 1), _ONE, (6, 12)),
+    Case((1, 33, 33, 2), (3, 3, 1), _ONE, (18, 18)),
+    Case((1, 23, 19, 2), (5, 5, 1), (5, 5)),
+    Case((1, 26, 11, 2), (3, 4, 1), (7, 7), (5, 2)),
+    Case((2, 5, 4, 2), (3, 2, 1), (70, 1), (65, 2), ((130, 75), (1, 0))),  # windows and taps outside the image
+    Case((33, 5, 4, 2), (3, 3, 1)),
+)
+
 # Results without elements, and gradients that are sums of no terms: zeros, not uninitialised memory.
 EMPTY: tuple[Case, ...] = (
     Case((0, 5, 5, 3), (3, 3, 2)),

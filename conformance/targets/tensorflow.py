@@ -86,14 +86,14 @@ def _in_mode(function: Callable[..., Any], case: Case, tensors: list[Tensor]) ->
     if case.mode == "eager":
         return function
     if case.mode != "dynamic":
-        compiled: Callable[..., Any] = tf.function(function, autograph=False, jit_compile=case.mode == "xla")
+        compiled: Callable[..., Any] = tf.function(function, jit_compile=case.mode == "xla")
         return compiled
     # Unknown batch, height and width. The channels stay known, and so does the filter: the stock op requires it.
     unknown = [None, None, None, case.input[3]] if case.format == "NHWC" else [None, case.input[3], None, None]
     output = [None if size is None else case.input[3] * case.filter[2] for size in unknown]
     shapes = [unknown, case.filter_shape, output, unknown, case.filter_shape]
     signature = [tf.TensorSpec(s, t.dtype) for s, t in zip(shapes, tensors, strict=False)]
-    general: Callable[..., Any] = tf.function(function, autograph=False, input_signature=signature)
+    general: Callable[..., Any] = tf.function(function, input_signature=signature)
     return general
 
 

@@ -1,10 +1,14 @@
-"""What the targets say about the TensorFlow that they run on."""
+"""How callables are run, and what the targets say about the TensorFlow that they run on."""
 
 import unittest
 
+import numpy as np
 import tensorflow as tf
-from depthwise.conformance.targets.tensorflow import uses_onednn
+from depthwise.conformance.case import parse
+from depthwise.conformance.data import Problem
+from depthwise.conformance.targets.tensorflow import TensorFlowTarget, uses_onednn
 from depthwise.ops.lowerings.native.kernels import onednn_runs_grouped_convolutions
+from parameterized import parameterized
 
 
 class VersionsTest(unittest.TestCase):
@@ -12,3 +16,18 @@ class VersionsTest(unittest.TestCase):
     def test_onednn_is_where_its_kernels_run(self):
         # Asked of a private module, which a release may move: the kernels themselves tell.
         self.assertEqual(uses_onednn(), onednn_runs_grouped_convolutions())
+
+
+class ModeTest(unittest.TestCase):
+    @parameterized.expand(["graph", "dynamic", "xla"])
+    def test_a_target_may_ask_a_tensor_with_if(self, mode):
+        """As it may in a user's `tf.function`."""
+
+        def op(input, filter, **arguments):
+            if tf.reduce_sum(tf.abs(input)) > 0:
+                return tf.nn.depthwise_conv2d(input, filter, **arguments)
+            return tf.nn.depthwise_conv2d(input, -filter, **arguments)
+
+        problem = Problem(parse(f"in=2x5x6x3 filter=3x3x2 mode={mode}"))
+        value = TensorFlowTarget(op).prepare(problem, ["value"])().arrays["value"]
+        np.testing.assert_allclose(value, problem.expected("value").values, atol=1e-4)
