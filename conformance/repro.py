@@ -100,7 +100,8 @@ def _how_to_call(target: str) -> tuple[str, str, dict[str, str]]:
         return "from depthwise.ops import depthwise_conv2d", "depthwise_conv2d", {}
     if source in ("", "fault", "depthwise") or source.endswith(".py"):
         return "from depthwise.conformance.targets import resolve", f"resolve({target!r}).op", {}
-    return f"from {source} import {attribute}", attribute, {}
+    # Run from the folder that the suite was run from, it finds the same modules.
+    return f'import sys\n\nsys.path.append(".")\nfrom {source} import {attribute}', attribute, {}
 
 
 def _unknown(case: Case, channels: int) -> list[int | None]:

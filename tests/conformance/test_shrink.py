@@ -7,13 +7,23 @@ import unittest
 from pathlib import Path
 
 from depthwise.conformance import repro
-from depthwise.conformance.case import parse
+from depthwise.conformance.case import MODES, parse
 from depthwise.conformance.cases import cases
 from depthwise.conformance.checks import checks_of
 from depthwise.conformance.process import Limits
 from depthwise.conformance.results import Result
 from depthwise.conformance.shrink import shrink
 from parameterized import parameterized
+
+# Refuses in eager mode alone.
+LENIENT = """
+import tensorflow as tf
+
+def depthwise(input, filter, strides, padding, data_format=None, dilations=None, name=None):
+    if tf.executing_eagerly():
+        raise ValueError(strides)
+    return input
+"""
 
 
 class ShrinkTest(unittest.TestCase):
@@ -35,6 +45,16 @@ class ShrinkTest(unittest.TestCase):
 
 
 class ScriptTest(unittest.TestCase):
+    def test_a_script_finds_the_module_of_a_target_and_runs_it_in_the_mode_that_failed(self):
+        case = parse("in=2x5x4x2 filter=3x2x2 bad=strides-zero mode=graph")
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "lenient.py").write_text(LENIENT)
+            failure = Result("lenient:depthwise", case, "refusal", "FAIL")
+            path = repro.write(Path(folder, "repros"), failure, case)
+            ran = subprocess.run([sys.executable, str(path)], cwd=folder, capture_output=True, text=True)
+        self.assertEqual(ran.returncode, 1)
+        self.assertIn("but should refuse strides-zero", ran.stderr)
+
     def test_a_script_can_be_written_for_every_check_of_every_case(self):
         for case in cases("quick"):
             for check in checks_of(case):
@@ -51,7 +71,7 @@ class ScriptTest(unittest.TestCase):
             ("in=2x5x4x2 filter=3x2x2 order=2 dilations=2x1", "dx_by_filter"),
             ("in=2x5x4x2 filter=3x2x2 data=special", "value"),
             ("in=2x5x4x2 filter=3x2x2", "determinism"),
-            ("in=2x5x4x2 filter=3x2x2 bad=strides-zero", "refusal"),
+            *((f"in=2x5x4x2 filter=3x2x2 bad=strides-zero mode={mode}", "refusal") for mode in MODES),
         ]
     )
     def test_a_script_says_that_what_is_right_holds(self, text, check):
