@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from depthwise.conformance import expectations, repro, targets
@@ -19,15 +21,15 @@ from depthwise.conformance.report import junit as junit_report
 from depthwise.conformance.report.header import header
 from depthwise.conformance.report.matrix import matrix
 from depthwise.conformance.results import FAILURES, Result, Run
-from depthwise.conformance.run import run
+from depthwise.conformance.run import InterruptedRun, run
 from depthwise.conformance.shrink import shrink, worth_shrinking
 from rich.console import Console
 from rich.markup import escape
 
-CONFORMS, FAILED, COULD_NOT_RUN = 0, 1, 2
+CONFORMS, FAILED, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 130
 
 _EPILOG = """exit status: 0 every check that was made conforms (UNSUPPORTED and NOT RUN are reported, not counted);
-1 something does not; 2 it could not run, or a target not one check"""
+1 something does not; 2 it could not run, or a target not one check; 130 it was interrupted, and reports what it had"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,10 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: as after the program's name; None for those of the process.
 
     Returns:
-      The exit status: 0, 1 or 2, see above.
+      The exit status: 0, 1, 2 or 130, see above.
     """
     options = _parser().parse_args(arguments)
-    status: int = options.command(options)
+    try:
+        status: int = options.command(options)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return status
 
 
@@ -127,8 +132,15 @@ def _run(options: argparse.Namespace) -> int:
     except ValueError as error:
         return _refuse(error)
     limits = _limits(options)
-    with console_report.progress(console) as notify:
-        found = run(names, chosen, jobs=options.jobs, limits=limits, notify=notify)
+    try:
+        with console_report.progress(console) as notify, _terminated_as_by_ctrl_c():
+            found = run(names, chosen, jobs=options.jobs, limits=limits, notify=notify)
+    except InterruptedRun as interrupted:
+        found, _ = expectations.apply(interrupted.found, known)
+        console_report.show(console, found)
+        console.print("[red]interrupted:[/] this is what was found until then, not all there is to find")
+        _write_reports(options, found, {})
+        return INTERRUPTED
     found, stale = expectations.apply(found, known)
     console_report.show(console, found)
     for line in stale:
@@ -136,6 +148,16 @@ def _run(options: argparse.Namespace) -> int:
     scripts = _scripts(options, found, limits) if options.html or options.repros else {}
     _write_reports(options, found, scripts)
     return FAILED if stale and status(found) == CONFORMS else status(found)
+
+
+@contextmanager
+def _terminated_as_by_ctrl_c() -> Iterator[None]:
+    """What was found is worth as much to a CI whose time is up."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _write_reports(options: argparse.Namespace, found: Run, scripts: dict[Result, str]) -> None:

@@ -75,6 +75,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             env={"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ, **targets.environment(target)},
+            start_new_session=True,  # or Ctrl-C would end it too, and look like a crash
         )
         assert self._process.stdin and self._process.stdout
         self._requests, self._answers = self._process.stdin, self._process.stdout.fileno()

@@ -30,6 +30,14 @@ from depthwise.conformance.seat import Seat
 from depthwise.conformance.targets import REFERENCE
 
 
+class InterruptedRun(KeyboardInterrupt):
+    """Ctrl-C, with what was found until then."""
+
+    def __init__(self, found: Run) -> None:
+        super().__init__()
+        self.found = found
+
+
 @dataclass(frozen=True)
 class Progress:
     """Where a run stands: answered requests, all requests, and failures so far (the reference's apart)."""
@@ -67,6 +75,8 @@ class _Board:
 
     def put(self, name: str, index: int, results: list[Result]) -> None:
         with self._lock:
+            if self.error is not None:  # the results are being read
+                return
             self.results[name][index] = results
             self._done += 1
             if name in self._tested:
@@ -127,6 +137,9 @@ def run(
 
     Returns:
       All results.
+
+    Raises:
+      InterruptedRun: Ctrl-C. Workers that are busy end with this process.
     """
     names = list(dict.fromkeys([*targets, *([reference] if reference else [])]))
     board = _Board(names, cases, targets, notify)
@@ -139,9 +152,9 @@ def run(
         for thread in threads:
             while thread.is_alive():  # in slices, so that Ctrl-C is heard
                 thread.join(0.2)
-    except KeyboardInterrupt:
-        board.stop()
-        raise
+    except KeyboardInterrupt as interrupt:
+        board.stop(interrupt)
+        raise InterruptedRun(_with_verdicts(board, targets, cases, reference)) from None
     if board.error is not None:
         raise board.error
     return _with_verdicts(board, targets, cases, reference)

@@ -1,7 +1,12 @@
 """Runs with real worker processes: verdicts, crashes, hangs, devices that are absent, exit status."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import tempfile
+import time
 import unittest
 from pathlib import Path
 
@@ -158,6 +163,31 @@ class CommandLineTest(unittest.TestCase):
             (Path(folder) / "depthwise.py").write_text("\n".join(lines))
             status = main(["run", "--target", f"{folder}/depthwise.py:op", "--case", PLAIN])
         self.assertEqual(status, 0)
+
+    @parameterized.expand([signal.SIGINT, signal.SIGTERM])
+    def test_what_was_found_before_an_interrupt_is_reported_and_no_worker_is_left(self, number):
+        hangs = "in=1x4x5x2 filter=3x2x3"
+        with tempfile.TemporaryDirectory() as folder:
+            report, mark = Path(folder) / "found.json", Path(folder) / "mark"
+            target = Path(folder) / "hangs.py"
+            says = f"open({str(mark)!r}, 'w').write(str(os.getpid())); time.sleep"
+            target.write_text(TARGETS.replace("time.sleep", says))
+            command = [sys.executable, "-m", "depthwise.conformance", "run", "--target", f"{target}:op", "--jobs", "1"]
+            command += ["--case", PLAIN, "--case", hangs, "--json", str(report)]
+            run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            while not (mark.exists() and mark.read_text()):
+                self.assertIsNone(run.poll())
+                time.sleep(0.1)
+            run.send_signal(number)
+            said, _ = run.communicate(timeout=60)
+            found = json.loads(report.read_text())
+            self.assertEqual(run.returncode, 130)
+            self.assertIn("interrupted", said)
+            self.assertEqual({r["case"] for r in found["results"]}, {PLAIN})
+            with self.assertRaises(ProcessLookupError):
+                for _ in range(50):  # the worker notices within half a second
+                    os.kill(int(mark.read_text()), 0)
+                    time.sleep(0.1)
 
     def test_targets_are_listed(self):
         self.assertEqual(main(["targets"]), 0)
