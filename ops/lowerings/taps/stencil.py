@@ -59,6 +59,7 @@ def _assemble(
     blocks = [[_block(layout, image, weights, r, c) for c in cols] for r in rows]
     if len(rows) == len(cols) == 1:
         return once(blocks[0][0])
+    # XLA computes a concatenation once by itself; a division after it would be another pass.
     return concat([concat(band, layout.col) for band in blocks], layout.row)
 
 
