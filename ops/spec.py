@@ -63,7 +63,7 @@ class ConvSpec:
 
     @cached_property
     def far_apart(self) -> bool:
-        """Whether that is so along an axis, and both are known."""
+        """Whether windows or taps stand further apart than the image is large, along either axis (both are known)."""
         return self.known and (self.rows.far_apart or self.cols.far_apart)
 
     @cached_property
