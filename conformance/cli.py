@@ -132,21 +132,26 @@ def _run(options: argparse.Namespace) -> int:
     except ValueError as error:
         return _refuse(error)
     limits = _limits(options)
-    try:
-        with console_report.progress(console) as notify, _terminated_as_by_ctrl_c():
-            found = run(names, chosen, jobs=options.jobs, limits=limits, notify=notify)
-    except InterruptedRun as interrupted:
-        found, _ = expectations.apply(interrupted.found, known)
+    scripts: dict[Result, str] = {}
+    interrupted = False
+    with _terminated_as_by_ctrl_c():
+        try:
+            with console_report.progress(console) as notify:
+                found = run(names, chosen, jobs=options.jobs, limits=limits, notify=notify)
+        except InterruptedRun as interrupt:
+            found, interrupted = interrupt.found, True
+        found, stale = expectations.apply(found, known)
         console_report.show(console, found)
-        console.print("[red]interrupted:[/] this is what was found until then, not all there is to find")
-        _write_reports(options, found, {})
+        try:
+            if not interrupted and (options.html or options.repros):
+                scripts = _scripts(options, found, limits)
+        except KeyboardInterrupt:  # while a case is shrunk
+            interrupted = True
+        _write_reports(options, found, scripts)
+    if interrupted:
         return INTERRUPTED
-    found, stale = expectations.apply(found, known)
-    console_report.show(console, found)
     for line in stale:
         console.print(f"[red]no longer fails:[/] {escape(line)}")
-    scripts = _scripts(options, found, limits) if options.html or options.repros else {}
-    _write_reports(options, found, scripts)
     return FAILED if stale and status(found) == CONFORMS else status(found)
 
 

@@ -65,8 +65,12 @@ def fates(
 
     known: dict[str, Fate] = {}
     with ThreadPoolExecutor(jobs) as pool:
-        for future in as_completed([pool.submit(fate, fault) for fault in faults]):
-            known[future.result().fault] = future.result()
-            notify(future.result())
+        try:
+            for future in as_completed([pool.submit(fate, fault) for fault in faults]):
+                known[future.result().fault] = future.result()
+                notify(future.result())
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     workers.close()
     return [known[fault] for fault in faults]

@@ -154,7 +154,9 @@ def run(
                 thread.join(0.2)
     except KeyboardInterrupt as interrupt:
         board.stop(interrupt)
-        raise InterruptedRun(_with_verdicts(board, targets, cases, reference)) from None
+        found = _with_verdicts(board, targets, cases, reference)
+        found.unavailable.update(dict.fromkeys(targets, "interrupted, so these are not all its results"))
+        raise InterruptedRun(found) from None
     if board.error is not None:
         raise board.error
     return _with_verdicts(board, targets, cases, reference)

@@ -35,6 +35,8 @@ class TensorFlowTarget:
 
     def __init__(self, op: Op) -> None:
         self.op = op
+        # As in a user's `tf.function`. The rest is traced without AutoGraph, which gives errors another class and text.
+        self._in_graph = tf.autograph.to_graph(_handed_on(op))
         # TF32 has 11 significant bits: a result computed in it is not float32's, so GPUs are asked for float32.
         tf.config.experimental.enable_tensor_float_32_execution(False)
 
@@ -53,7 +55,8 @@ class TensorFlowTarget:
         shapes: list[tuple[int | None, ...] | None] = []
 
         def results(x: Tensor, w: Tensor, dy: Tensor, u: Tensor, v: Tensor) -> dict[str, Tensor]:
-            found, shape = _differentiated(lambda a, b: self.op(a, b, **case.arguments()), (x, w, dy, u, v), wanted)
+            op = self._op(case)
+            found, shape = _differentiated(lambda a, b: op(a, b, **case.arguments()), (x, w, dy, u, v), wanted)
             shapes.append(shape)
             return found
 
@@ -77,23 +80,35 @@ class TensorFlowTarget:
             tensors = [tf.constant(call.pop(name)) for name in ("input", "filter")]
 
             def result(x: Tensor, w: Tensor) -> Tensor:
-                return self.op(x, w, **call)
+                return self._op(case)(x, w, **call)
 
             return as_array(_in_mode(result, case, tensors)(*tensors))
+
+    def _op(self, case: Case) -> Op:
+        return self.op if case.mode == "eager" else self._in_graph
+
+
+def _handed_on(op: Op) -> Op:
+    """A function, which AutoGraph wants, whatever kind of callable this is."""
+
+    def call(input: Tensor, filter: Tensor, **arguments: Any) -> Tensor:
+        return op(input, filter, **arguments)
+
+    return call
 
 
 def _in_mode(function: Callable[..., Any], case: Case, tensors: list[Tensor]) -> Callable[..., Any]:
     if case.mode == "eager":
         return function
     if case.mode != "dynamic":
-        compiled: Callable[..., Any] = tf.function(function, jit_compile=case.mode == "xla")
+        compiled: Callable[..., Any] = tf.function(function, autograph=False, jit_compile=case.mode == "xla")
         return compiled
     # Unknown batch, height and width. The channels stay known, and so does the filter: the stock op requires it.
     unknown = [None, None, None, case.input[3]] if case.format == "NHWC" else [None, case.input[3], None, None]
     output = [None if size is None else case.input[3] * case.filter[2] for size in unknown]
     shapes = [unknown, case.filter_shape, output, unknown, case.filter_shape]
     signature = [tf.TensorSpec(s, t.dtype) for s, t in zip(shapes, tensors, strict=False)]
-    general: Callable[..., Any] = tf.function(function, input_signature=signature)
+    general: Callable[..., Any] = tf.function(function, autograph=False, input_signature=signature)
     return general
 
 

@@ -1,5 +1,6 @@
 """Runs with real worker processes: verdicts, crashes, hangs, devices that are absent, exit status."""
 
+import functools
 import json
 import os
 import signal
@@ -174,7 +175,9 @@ class CommandLineTest(unittest.TestCase):
             target.write_text(TARGETS.replace("time.sleep", says))
             command = [sys.executable, "-m", "depthwise.conformance", "run", "--target", f"{target}:op", "--jobs", "1"]
             command += ["--case", PLAIN, "--case", hangs, "--json", str(report)]
-            run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            # A shell that runs the tests in the background has them ignore Ctrl-C, which a child would inherit.
+            heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+            run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
             while not (mark.exists() and mark.read_text()):
                 self.assertIsNone(run.poll())
                 time.sleep(0.1)
@@ -184,6 +187,7 @@ class CommandLineTest(unittest.TestCase):
             self.assertEqual(run.returncode, 130)
             self.assertIn("interrupted", said)
             self.assertEqual({r["case"] for r in found["results"]}, {PLAIN})
+            self.assertIn("interrupted", found["unavailable"][f"{target}:op"])
             with self.assertRaises(ProcessLookupError):
                 for _ in range(50):  # the worker notices within half a second
                     os.kill(int(mark.read_text()), 0)

@@ -1,5 +1,7 @@
 """How callables are run, and what the targets say about the TensorFlow that they run on."""
 
+import functools
+import itertools
 import unittest
 
 import numpy as np
@@ -18,7 +20,25 @@ class VersionsTest(unittest.TestCase):
         self.assertEqual(uses_onednn(), onednn_runs_grouped_convolutions())
 
 
+class LeftOutError(NotImplementedError):
+    def __init__(self, what, why):
+        super().__init__(f"{what}: {why}")
+
+
+class LeavesOut:
+    def __call__(self, *arguments, **options):
+        raise LeftOutError("dilations", "not written yet")
+
+
 class ModeTest(unittest.TestCase):
+    @parameterized.expand(
+        itertools.product(["eager", "graph", "dynamic", "xla"], [LeavesOut(), functools.partial(LeavesOut())])
+    )
+    def test_a_target_of_any_kind_has_errors_of_its_own(self, mode, op):
+        problem = Problem(parse(f"in=2x5x6x3 filter=3x3x2 mode={mode}"))
+        with self.assertRaisesRegex(LeftOutError, "^dilations: not written yet$"):
+            TensorFlowTarget(op).prepare(problem, ["value"])()
+
     @parameterized.expand(["graph", "dynamic", "xla"])
     def test_a_target_may_ask_a_tensor_with_if(self, mode):
         """As it may in a user's `tf.function`."""
