@@ -149,7 +149,7 @@ def inputs_untouched(evidence: Evidence) -> Finding:
     return Finding(True)
 
 
-_ON_EVERY_RESULT: dict[str, Callable[[Evidence], Finding]] = {
+ON_EVERY_RESULT: dict[str, Callable[[Evidence], Finding]] = {
     "shape": shape,
     "dtype": dtype,
     "determinism": determinism,
@@ -157,7 +157,7 @@ _ON_EVERY_RESULT: dict[str, Callable[[Evidence], Finding]] = {
 }
 CHECKS: dict[str, Callable[[Evidence], Finding]] = {
     **{name: _numbers(name) for name in (*FIRST_ORDER, *SECOND_ORDER)},
-    **_ON_EVERY_RESULT,
+    **ON_EVERY_RESULT,
 }
 REFUSAL = "refusal"  # made by the worker: what is checked is that the call raises
 STATISTICS = "statistics"  # over all cases of a run: see `statistics`
@@ -175,7 +175,7 @@ def checks_of(case: Case) -> tuple[str, ...]:
         return (REFUSAL,)
     differentiable = "int" not in case.dtype
     gradients = FIRST_ORDER[1:] if differentiable else ()
-    return ("value", *gradients, *(SECOND_ORDER if case.order == 2 and differentiable else ()), *_ON_EVERY_RESULT)
+    return ("value", *gradients, *(SECOND_ORDER if case.order == 2 and differentiable else ()), *ON_EVERY_RESULT)
 
 
 Groups: TypeAlias = "list[tuple[tuple[str, ...], tuple[str, ...]]]"
@@ -187,7 +187,7 @@ def groups_of(names: tuple[str, ...]) -> Groups:
 
     A target that fails or crashes in one result is run group by group, so that the others are still judged.
     """
-    together = tuple(name for name in names if name == "value" or name in _ON_EVERY_RESULT)
+    together = tuple(name for name in names if name == "value" or name in ON_EVERY_RESULT)
     groups: Groups = [(together, ("value",))] if together else []
     groups += [((name,), (name,)) for name in names if name in FIRST_ORDER[1:] or name in SECOND_ORDER]
     return groups

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from depthwise.conformance.case import Case
-from depthwise.conformance.data import FIRST_ORDER, SECOND_ORDER, Problem
+from depthwise.conformance.checks import checks_of
+from depthwise.conformance.data import Problem
 from depthwise.conformance.malformed import MALFORMED
 from depthwise.conformance.results import Result
 from depthwise.conformance.tolerance import unit_roundoffs
@@ -67,7 +68,7 @@ def script(result: Result, case: Case) -> str:
         environment=environment,
         arguments=arguments,
         malformed=malformed,
-        order=2 if result.check in SECOND_ORDER else int(result.check in FIRST_ORDER[1:]),
+        asked=_asked(result, case),
         first="x" if result.check.startswith("dx") else "w",
         cotangent="u" if result.check.startswith("dx") else "v",
         source=how.get("source", ""),
@@ -89,6 +90,13 @@ def write(folder: Path, result: Result, case: Case) -> Path:
     path = folder / (re.sub(r"[^A-Za-z0-9]+", "_", words)[:150] + ".py")
     path.write_text(script(result, case))
     return path
+
+
+def _asked(result: Result, case: Case) -> tuple[str, ...]:
+    """The results that it takes to show the failure."""
+    if result.together:
+        return tuple(name for name in checks_of(case) if name in _RESULTS)
+    return (result.check,) if result.check in _RESULTS else ("value",)
 
 
 def _how_to_call(target: str) -> tuple[str, str, dict[str, str]]:

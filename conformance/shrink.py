@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from depthwise.conformance.case import Case
+from depthwise.conformance.checks import checks_of
 from depthwise.conformance.process import Limits, TargetUnavailableError, Worker, WorkerLostError
 from depthwise.conformance.results import FAILURES, Result
 
@@ -61,12 +62,15 @@ class _Trials:
         if self._worker is None:
             self._worker = Worker(self._result.target, self._limits)
         try:
-            answers = [*self._worker.ask(str(case), (self._result.check,), separately=True)]
+            answers = [*self._worker.ask(str(case), self._asked(case), separately=not self._result.together)]
         except WorkerLostError as lost:
             self._close()
             return lost.outcome, False
-        found = next(message["found"] for message in answers if "found" in message)
-        return found["outcome"], found["raised"]
+        found = {message["found"]["check"]: message["found"] for message in answers if "found" in message}
+        return found[self._result.check]["outcome"], found[self._result.check]["raised"]
+
+    def _asked(self, case: Case) -> tuple[str, ...]:
+        return checks_of(case) if self._result.together else (self._result.check,)
 
     def _close(self) -> None:
         if self._worker is not None:

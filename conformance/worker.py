@@ -5,7 +5,8 @@ and answers:
 
     {"case": "in=... filter=...", "checks": ["value", ...], "separately": false}
     {"begin": ["value", ...]}      these checks are being computed: a crash from here on is theirs
-    {"found": {"check": "value", "outcome": "PASS", "units": 0.1, "detail": "", "raised": false, "spread": null}}
+    {"found": {"check": "value", "outcome": "PASS", "units": 0.1, "detail": "", "raised": false, "together": false,
+     "spread": null}}
     {"end": true}                  the request is answered
 
     {"target": "fault:..."}        serve this target from now on
@@ -23,7 +24,7 @@ import time
 from typing import Any, TextIO
 
 from depthwise.conformance.case import parse
-from depthwise.conformance.checks import CHECKS, REFUSAL, Evidence, Finding, Groups, groups_of, repeating
+from depthwise.conformance.checks import CHECKS, ON_EVERY_RESULT, REFUSAL, Evidence, Finding, Groups, groups_of, repeating
 from depthwise.conformance.data import Problem
 from depthwise.conformance.targets import resolve
 from depthwise.conformance.targets.base import Target
@@ -79,9 +80,9 @@ def _answer(answers: TextIO, target: Target, problem: Problem, checks: tuple[str
             if not _each_group(answers, target, problem, groups):
                 return  # one of the results fails, by itself too
             detail = f"raised {_line(error)} when all results were asked for at once, and nothing for each by itself"
-            _found(answers, repeating(checks), "FAIL", Finding(False, detail=detail, raised=True))
+            _found(answers, repeating(checks), "FAIL", Finding(False, detail=detail, raised=True), together=True)
         else:
-            _judge(answers, evidence, checks)
+            _judge(answers, evidence, checks, together=True)
         return
     _each_group(answers, target, problem, groups)
 
@@ -102,7 +103,7 @@ def _each_group(answers: TextIO, target: Target, problem: Problem, groups: Group
                 _found(answers, check, "FAIL", Finding(False, detail=f"raised {_line(error)}", raised=True))
             complete = False
         else:
-            _judge(answers, evidence, members)
+            _judge(answers, evidence, members, together=False)
     return complete
 
 
@@ -111,10 +112,11 @@ def _evidence(target: Target, problem: Problem, results: tuple[str, ...]) -> Evi
     return Evidence(problem, run(), run())
 
 
-def _judge(answers: TextIO, evidence: Evidence, checks: tuple[str, ...]) -> None:
+def _judge(answers: TextIO, evidence: Evidence, checks: tuple[str, ...], *, together: bool) -> None:
     for check in checks:
         finding = CHECKS[check](evidence)
-        _found(answers, check, "PASS" if finding.holds else "FAIL", finding)
+        outcome = "PASS" if finding.holds else "FAIL"
+        _found(answers, check, outcome, finding, together=together and check in ON_EVERY_RESULT)
 
 
 def _refusal(target: Target, problem: Problem) -> tuple[str, Finding]:
@@ -132,10 +134,10 @@ def _refusal(target: Target, problem: Problem) -> tuple[str, Finding]:
     return "FAIL", Finding(False, detail=f"returned a result of shape {shape}, but should refuse {problem.case.bad}")
 
 
-def _found(answers: TextIO, check: str, outcome: str, finding: Finding) -> None:
+def _found(answers: TextIO, check: str, outcome: str, finding: Finding, *, together: bool = False) -> None:
     spread = finding.spread and dataclasses.astuple(finding.spread)
     found = {"check": check, "outcome": outcome, "units": finding.units, "detail": finding.detail}
-    _send(answers, {"found": {**found, "raised": finding.raised, "spread": spread}})
+    _send(answers, {"found": {**found, "raised": finding.raised, "together": together, "spread": spread}})
 
 
 def _send(answers: TextIO, message: dict[str, Any]) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 from depthwise.conformance import repro
 from depthwise.conformance.case import MODES, parse
 from depthwise.conformance.cases import cases
-from depthwise.conformance.checks import checks_of
+from depthwise.conformance.checks import ON_EVERY_RESULT, checks_of
 from depthwise.conformance.process import Limits
 from depthwise.conformance.results import Result
+from depthwise.conformance.run import run
 from depthwise.conformance.shrink import shrink
 from parameterized import parameterized
 
@@ -23,6 +24,18 @@ def depthwise(input, filter, strides, padding, data_format=None, dilations=None,
     if tf.executing_eagerly():
         raise ValueError(strides)
     return input
+"""
+
+# The output is right; what is wrong is the filter's gradient.
+WRONG_GRADIENT = """
+import tensorflow as tf
+
+def depthwise(input, filter, strides, padding, data_format=None, dilations=None, name=None):
+    @tf.custom_gradient
+    def op(x, w):
+        y = tf.nn.depthwise_conv2d(x, w, strides, padding, data_format, dilations)
+        return y, lambda dy: (tf.zeros_like(x), {gradient})
+    return op(input, filter)
 """
 
 
@@ -55,11 +68,34 @@ class ScriptTest(unittest.TestCase):
         self.assertEqual(ran.returncode, 1)
         self.assertIn("but should refuse strides-zero", ran.stderr)
 
+    @parameterized.expand(
+        [
+            ("determinism", "tf.random.normal(w.shape)", "filter_gradient differs"),
+            ("shape", "w[..., :1]", "filter_gradient's shape is"),
+            ("dtype", "tf.cast(w, tf.float64)", "filter_gradient's dtype is float64"),
+        ]
+    )
+    def test_a_script_shows_what_a_gradient_alone_fails(self, check, gradient, words):
+        case = parse("in=2x5x4x2 filter=3x2x2 seed=1")
+        with tempfile.TemporaryDirectory() as folder:
+            module = Path(folder, "wrong.py")
+            module.write_text(WRONG_GRADIENT.format(gradient=gradient))
+            target = f"{module}:depthwise"
+            results = run([target], [case], jobs=1, reference=None).results
+            failure = next(result for result in results if (result.check, result.outcome) == (check, "FAIL"))
+            small = shrink(failure, Limits())
+            path = repro.write(Path(folder), failure, small)
+            ran = subprocess.run([sys.executable, str(path)], capture_output=True, text=True)
+        self.assertLess(small.products, case.products)
+        self.assertEqual(ran.returncode, 1, ran.stderr)
+        self.assertIn(words, ran.stderr)
+
     def test_a_script_can_be_written_for_every_check_of_every_case(self):
         for case in cases("quick"):
             for check in checks_of(case):
-                text = repro.script(Result("tf", case, check, "FAIL"), case)
-                compile(text, "repro.py", "exec")
+                for together in (False, True):
+                    text = repro.script(Result("tf", case, check, "FAIL", together=together), case)
+                    compile(text, "repro.py", "exec")
 
     @parameterized.expand(
         [
@@ -70,7 +106,7 @@ class ScriptTest(unittest.TestCase):
             ("in=2x5x4x2 filter=3x2x2 order=2", "dw_by_cotangent"),
             ("in=2x5x4x2 filter=3x2x2 order=2 dilations=2x1", "dx_by_filter"),
             ("in=2x5x4x2 filter=3x2x2 data=special", "value"),
-            ("in=2x5x4x2 filter=3x2x2", "determinism"),
+            *((f"in=2x5x4x2 filter=3x2x2 order=2 mode={mode}", check) for mode in MODES for check in ON_EVERY_RESULT),
             *((f"in=2x5x4x2 filter=3x2x2 bad=strides-zero mode={mode}", "refusal") for mode in MODES),
         ]
     )
@@ -78,7 +114,7 @@ class ScriptTest(unittest.TestCase):
         case = parse(text)
         # Not the stock op for half types: without oneDNN it accumulates in them, and the script shows that it is wrong.
         target = "depthwise" if "float16" in text else "tf"
-        script = repro.script(Result(target, case, check, "FAIL"), case)
+        script = repro.script(Result(target, case, check, "FAIL", together=check in ON_EVERY_RESULT), case)
         try:
             exec(compile(script, "repro.py", "exec"), {})
         except SystemExit as error:
