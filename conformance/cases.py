@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from depthwise.conformance.case import DTYPES, FORMATS, MODES, Case, Pads
+from depthwise.conformance.case import DTYPES, FORMATS, MODES, Case, Pads, parse
 from depthwise.conformance.malformed import MALFORMED
 from depthwise.conformance.rows import EMPTY, KNOWN_TROUBLE, LARGE, TENSORFLOW_AND_KERAS
 
@@ -44,6 +44,27 @@ def cases(level: str, devices: Iterable[str] = ("CPU",), seed: int = 0) -> list[
     found = list(dict.fromkeys(itertools.chain(*kinds)))
     draw.shuffle(found)
     return [replace(case, device=device, seed=case.seed + seed) for device in devices for case in found]
+
+
+def given(notations: Iterable[str], devices: Sequence[str] = (), seed: int = 0) -> list[Case]:
+    """The cases that notations stand for.
+
+    Args:
+      notations: see `case.parse`.
+      devices: device types to run each of them on; none to run them where they say.
+      seed: added to that of their data.
+
+    Raises:
+      ValueError: a notation can't be read.
+
+    Example:
+      >>> [str(case) for case in given(["in=1x5x5x2 filter=3x3x1"], ["GPU"])]
+      ['in=1x5x5x2 filter=3x3x1 device=GPU']
+    """
+    found = [parse(text) for text in notations]
+    return [
+        replace(case, device=device, seed=case.seed + seed) for case in found for device in devices or (case.device,)
+    ]
 
 
 def _named(level: str) -> Iterator[Case]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from depthwise.conformance import expectations, repro, targets
-from depthwise.conformance.case import Case, parse
-from depthwise.conformance.cases import LEVELS, cases
+from depthwise.conformance.case import Case
+from depthwise.conformance.cases import LEVELS, cases, given
 from depthwise.conformance.mutation import BASE, clean, fates
 from depthwise.conformance.process import Limits
 from depthwise.conformance.report import console as console_report
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       The exit status: 0, 1, 2 or 130, see above.
     """
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         status: int = options.command(options)
     except KeyboardInterrupt:
@@ -49,17 +50,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command line; each command's function is the attribute `command` of what it reads."""
+    found = argparse.ArgumentParser(
         prog="depthwise-conformance",
         description="Tests implementations of tf.nn.depthwise_conv2d against it and against a float64 oracle.",
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = found.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands.add_parser("run", help="run cases on targets and report", epilog=_EPILOG))
     _add_update(commands.add_parser("update-expectations", help="write a file of known failures from a run"))
     _add_mutation(commands.add_parser("mutation", help="run the planted faults and print how many are caught"))
     commands.add_parser("targets", help="list the built-in targets").set_defaults(command=_list_targets)
-    return parser
+    return found
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +79,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--junit", type=_file, metavar="FILE", help="write all results as JUnit XML")
     parser.add_argument("--html", type=_file, metavar="FILE", help="write a self-contained page")
     parser.add_argument("--repros", type=Path, metavar="FOLDER", help="shrink failures, write scripts that show them")
-    parser.add_argument("--shrink", type=int, default=3, metavar="N", help="how many failures per target; default 3")
+    parser.add_argument(
+        "--shrink", type=_at_least(0), default=3, metavar="N", help="how many failures per target; default 3"
+    )
 
 
 def _add_update(parser: argparse.ArgumentParser) -> None:
@@ -96,13 +100,21 @@ def _add_mutation(parser: argparse.ArgumentParser) -> None:
 def _add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--level", choices=LEVELS, default="quick", help="how many cases; default quick")
     parser.add_argument("--case", action="append", metavar="NOTATION", help="run this case alone; repeatable")
-    parser.add_argument("--device", action="append", help="a device type; repeatable; default CPU and GPU")
-    parser.add_argument("--seed", type=int, default=0, help="of generated cases and data; default 0")
-    parser.add_argument("--max-cases", type=int, metavar="N", help="the first N cases alone")
+    parser.add_argument(
+        "--device",
+        action="append",
+        type=str.upper,
+        metavar="TYPE",
+        help="a device type; repeatable; default CPU and GPU, for a --case the one in its notation",
+    )
+    parser.add_argument("--seed", type=_at_least(0), default=0, help="of generated cases and data; default 0")
+    parser.add_argument("--max-cases", type=_at_least(1), metavar="N", help="the first N cases alone")
     parser.add_argument("--shard", type=_shard, metavar="I/N", help="the I-th of N parts of the cases, from 1")
-    parser.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 8), help="worker processes at a time")
-    parser.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="for one case; default 120")
-    parser.add_argument("--memory", type=float, default=16.0, metavar="GIB", help="for one worker; default 16")
+    parser.add_argument(
+        "--jobs", type=_at_least(1), default=min(os.cpu_count() or 1, 8), help="worker processes at a time"
+    )
+    parser.add_argument("--timeout", type=_positive, default=120.0, metavar="SECONDS", help="for one case; default 120")
+    parser.add_argument("--memory", type=_positive, default=16.0, metavar="GIB", help="for one worker; default 16")
 
 
 def _file(text: str) -> Path:
@@ -110,6 +122,25 @@ def _file(text: str) -> Path:
     if not path.parent.is_dir() or path.is_dir():
         raise argparse.ArgumentTypeError(f"must be a file in a folder that exists, got {text!r}")
     return path
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a finite number greater than 0, got {text!r}")
+    return number
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text!r}")
+        return int(text)
+
+    return number
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -248,8 +279,9 @@ def selected(options: argparse.Namespace) -> list[Case]:
       ValueError: a notation or a level can't be read.
     """
     if options.case:
-        return [parse(text) for text in options.case]
-    chosen = cases(options.level, options.device or ("CPU", "GPU"), options.seed)
+        chosen = given(options.case, options.device or (), options.seed)
+    else:
+        chosen = cases(options.level, options.device or ("CPU", "GPU"), options.seed)
     if options.shard:
         index, count = options.shard
         chosen = chosen[index - 1 :: count]

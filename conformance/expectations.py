@@ -26,10 +26,19 @@ from typing import Any
 
 import tomlkit
 from depthwise.conformance.case import Case, parse
+from depthwise.conformance.checks import CHECKS, REFUSAL, STATISTICS
 from depthwise.conformance.condition import condition
+from depthwise.conformance.data import FIRST_ORDER, SECOND_ORDER
 from depthwise.conformance.results import EXPECTED, FAILURES, NOT_RUN, UNSUPPORTED, Result, Run
 
 _ENOUGH = 20  # checks that a condition must cover before it can be called stale: not all that it covers need fail
+_LISTS: dict[str, tuple[str, ...]] = {
+    "cases": (),  # read by `case.parse`
+    "checks": (*CHECKS, REFUSAL, *(f"{STATISTICS}:{name}" for name in (*FIRST_ORDER, *SECOND_ORDER))),
+    "outcomes": FAILURES,
+    "issues": (),
+}
+"""Keys whose values are lists, and the words that these may hold: () for any."""
 _KEYS = ("target", "when", "cases", "checks", "outcomes", "onednn", "device", "tensorflow", "issues", "reason")
 
 
@@ -97,6 +106,8 @@ def read(path: Path) -> list[Known]:
         if unknown or not {"target", "reason"} <= set(entry) or ("when" in entry) == ("cases" in entry):
             rule = f"have target, reason, one of when and cases, and no other keys than {', '.join(_KEYS)}"
             raise ValueError(f"expectations: entry {number} of {path} must {rule}, got {', '.join(entry)}")
+        for key, value in entry.items():
+            _check(key, value, f"expectations: `{key}` of entry {number} of {path}")
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
         known = Known(**values)
         if known.when:
@@ -105,6 +116,20 @@ def read(path: Path) -> list[Known]:
             parse(text)
         entries.append(known)
     return entries
+
+
+def _check(key: str, value: object, what: str) -> None:
+    """Raises ValueError for a value that would cover nothing, or something else than it says."""
+    if key == "onednn":
+        if not isinstance(value, bool):
+            raise ValueError(f"{what} must be true or false, got {value!r}")
+    elif key not in _LISTS:
+        if not isinstance(value, str):
+            raise ValueError(f"{what} must be a string, got {value!r}")
+    elif not isinstance(value, list) or not value or not all(isinstance(word, str) for word in value):
+        raise ValueError(f"{what} must be a list of strings, got {value!r}")
+    elif (known := _LISTS[key]) and (unknown := set(value) - set(known)):
+        raise ValueError(f"{what} must be of {', '.join(known)}, got {', '.join(sorted(unknown))}")
 
 
 def apply(run: Run, entries: Sequence[Known]) -> tuple[Run, list[str]]:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 from depthwise.conformance import checks, expectations
-from depthwise.conformance.case import Case, parse
-from depthwise.conformance.cases import LEVELS, cases
+from depthwise.conformance.case import Case
+from depthwise.conformance.cases import LEVELS, cases, given
 from depthwise.conformance.process import Limits, Worker, Workers
 from depthwise.conformance.results import EXPECTED, FAILURES, PASS, Result, Run
 from depthwise.conformance.seat import Seat
@@ -20,7 +20,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--conformance-target", action="append", help="see `depthwise-conformance targets`; repeatable")
     group.addoption("--conformance-level", choices=LEVELS, default="quick", help="how many cases; default quick")
     group.addoption("--conformance-case", action="append", help="the notation of a case to run alone; repeatable")
-    group.addoption("--conformance-device", action="append", help="a device type; repeatable; default CPU and GPU")
+    group.addoption(
+        "--conformance-device",
+        action="append",
+        type=str.upper,
+        help="a device type; repeatable; default CPU and GPU, for a case the one in its notation",
+    )
     group.addoption("--conformance-seed", type=int, default=0, help="of generated cases and data; default 0")
     group.addoption("--conformance-expect", metavar="FILE", help="known failures: a TOML file, or a shipped one's name")
     group.addoption("--conformance-timeout", type=float, default=120.0, help="seconds for one case; default 120")
@@ -34,12 +39,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("conformance_target", names, scope="session")
     if "conformance_case" in metafunc.fixturenames:
         texts = config.getoption("--conformance-case")
-        devices = config.getoption("--conformance-device") or ("CPU", "GPU")
-        chosen = (
-            [parse(text) for text in texts]
-            if texts
-            else cases(config.getoption("--conformance-level"), devices, config.getoption("--conformance-seed"))
-        )
+        devices, seed = config.getoption("--conformance-device"), config.getoption("--conformance-seed")
+        if texts:
+            chosen = given(texts, devices or (), seed)
+        else:
+            chosen = cases(config.getoption("--conformance-level"), devices or ("CPU", "GPU"), seed)
         metafunc.parametrize("conformance_case", chosen, ids=[str(case).replace(" ", ",") for case in chosen])
 
 

@@ -24,7 +24,16 @@ import time
 from typing import Any, TextIO
 
 from depthwise.conformance.case import parse
-from depthwise.conformance.checks import CHECKS, ON_EVERY_RESULT, REFUSAL, Evidence, Finding, Groups, groups_of, repeating
+from depthwise.conformance.checks import (
+    CHECKS,
+    ON_EVERY_RESULT,
+    REFUSAL,
+    Evidence,
+    Finding,
+    Groups,
+    groups_of,
+    repeating,
+)
 from depthwise.conformance.data import Problem
 from depthwise.conformance.targets import resolve
 from depthwise.conformance.targets.base import Target

@@ -1,5 +1,10 @@
-"""The examples run as they stand, and fail when something is wrong. Most are slow: CI runs them by name."""
+"""The examples run as they stand, and fail when something is wrong. Most are slow: CI runs them by name.
 
+So do those of the docstrings.
+"""
+
+import doctest
+import importlib
 import subprocess
 import sys
 import tempfile
@@ -9,7 +14,20 @@ from pathlib import Path
 import pytest
 from parameterized import parameterized
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+# By name: `depthwise` is what the first three are installed as.
+DOCUMENTED = [
+    ".".join((*package, *path.relative_to(ROOT).with_suffix("").parts))
+    for package, folder in (
+        (("depthwise",), "ops"),
+        (("depthwise",), "layers"),
+        (("depthwise",), "conformance"),
+        ((), "benchmarks"),
+    )
+    for path in sorted((ROOT / folder).rglob("*.py"))
+    if ">>>" in path.read_text()
+]
 
 FAULTY = """
 import tensorflow as tf
@@ -63,3 +81,17 @@ class ExamplesTest(unittest.TestCase):
     @parameterized.expand([path.name for path in sorted(EXAMPLES.glob("*.py"))])
     def test_is_short(self, name):
         self.assertLess(len((EXAMPLES / name).read_text().splitlines()), 75 if name == "quickstart.py" else 60)
+
+
+class DocstringTest(unittest.TestCase):
+    @parameterized.expand(DOCUMENTED)
+    def test_runs(self, module):
+        results = doctest.testmod(importlib.import_module(module), optionflags=doctest.ELLIPSIS)
+        self.assertEqual(results.failed, 0)
+        self.assertGreater(results.attempted, 0)
+
+    def test_every_layer_and_the_op_have_one(self):
+        documented = {
+            f"depthwise.layers.{name}" for name in ("conv2d", "convert", "depthwise_conv2d", "separable_conv2d")
+        }
+        self.assertLessEqual(documented | {"depthwise.ops.depthwise"}, set(DOCUMENTED))

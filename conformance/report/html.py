@@ -50,8 +50,8 @@ def write(path: Path, run: Run, header: dict[str, Any], scripts: Mapping[Result,
         rows=rows,
         totals=totals,
         outcomes=OUTCOMES,
-        # "</" would end the script element that holds the data.
-        details=json.dumps(details, separators=(",", ":")).replace("</", "<\\/"),
+        # "</" would end the script element that holds the data, "<!--<script>" hide its end.
+        details=json.dumps(details, separators=(",", ":")).replace("<", "\\u003c"),
     )
     path.write_text(page)
 

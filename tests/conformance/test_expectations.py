@@ -22,6 +22,9 @@ def failure(case=STRIDED, check="value", outcome="FAIL", target="tf"):
     return Result(target, case, check, outcome, detail="it is wrong")
 
 
+ENTRY = '[[known]]\ntarget = "tf"\nreason = "r"\nwhen = "order == 1"\n'
+
+
 class ConditionTest(unittest.TestCase):
     @parameterized.expand(
         [
@@ -124,6 +127,12 @@ class FileTest(unittest.TestCase):
             ('[[known]]\ntarget = "tf"\nreason = "r"\nwhen = "os"\n', "condition"),
             ('[[known]]\ntarget = "tf"\nreason = "r"\nwhen = "order == 1"\ncolour = 1\n', "colour"),
             ('[[known]]\ntarget = "tf"\nreason = "r"\ncases = ["in=1x5"]\n', "case notation"),
+            (ENTRY + 'checks = ["values"]\n', "`checks` of entry 1 .* value, .* got values"),
+            (ENTRY + 'checks = "value"\n', "`checks` of entry 1 .* list of strings"),
+            (ENTRY + "checks = []\n", "`checks` of entry 1 .* list of strings"),
+            (ENTRY + 'outcomes = ["FAIL", "FAILS"]\n', "`outcomes` of entry 1 .* got FAILS"),
+            (ENTRY + 'onednn = "on"\n', "`onednn` of entry 1 .* true or false"),
+            (ENTRY + "tensorflow = 2.21\n", "`tensorflow` of entry 1 .* string"),
         ]
     )
     def test_refuses(self, text, words):

@@ -78,13 +78,14 @@ class ReportTest(unittest.TestCase):
 
     def page(self):
         run = made_up()
-        html.write(self.path, run, header({"seed": 3}), {run.results[1]: "print('</script>')"})
+        html.write(self.path, run, header({"seed": 3}), {run.results[1]: "print('<!--<script></script>')"})
         return self.path.read_text()
 
     def test_page_is_self_contained(self):
         page = self.page()
         self.assertNotRegex(page, r'(src|href)="')
         self.assertEqual(page.count("</script>"), 2)  # what a target says can't end the script
+        self.assertNotIn("<!--", page)  # or swallow its end
 
     @unittest.skipUnless(BROWSER, "no Chromium on this machine")
     def test_a_cell_opens_its_cases_in_a_browser(self):

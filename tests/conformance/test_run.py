@@ -1,6 +1,8 @@
 """Runs with real worker processes: verdicts, crashes, hangs, devices that are absent, exit status."""
 
+import contextlib
 import functools
+import io
 import json
 import os
 import signal
@@ -12,7 +14,7 @@ import unittest
 from pathlib import Path
 
 from depthwise.conformance.case import parse
-from depthwise.conformance.cli import main
+from depthwise.conformance.cli import main, parser, selected
 from depthwise.conformance.process import Limits
 from depthwise.conformance.run import run
 from parameterized import parameterized
@@ -113,11 +115,40 @@ class CommandLineTest(unittest.TestCase):
             (["--case", PLAIN + " seed=-1"],),
             (["--case", PLAIN + " order=3"],),
             (["--case", PLAIN + " bad=nonsense"],),
-            (["--max-cases", "0"],),
         ]
     )
     def test_what_could_not_run_exits_2(self, options):
         self.assertEqual(main(["run", "--jobs", "1", *options]), 2)
+
+    @parameterized.expand(
+        [
+            ("--max-cases", "0"),
+            ("--jobs", "-1"),
+            ("--timeout", "0"),
+            ("--memory", "inf"),
+            ("--memory", "much"),
+            ("--shard", "3/2"),
+            ("--shrink", "-1"),
+        ]
+    )
+    def test_what_is_no_amount_exits_2(self, option, text):
+        with self.assertRaises(SystemExit) as raised, contextlib.redirect_stderr(io.StringIO()) as said:
+            main(["run", option, text])
+        self.assertEqual(raised.exception.code, 2)
+        self.assertIn(f"argument {option}: ", said.getvalue())
+
+    def test_what_selects_cases_selects_among_the_given_too(self):
+        options = ["--case", PLAIN, "--case", PLAIN + " device=GPU seed=2"]
+        given = {
+            "": [("CPU", 0), ("GPU", 2)],
+            "--seed 3": [("CPU", 3), ("GPU", 5)],
+            "--device cpu": [("CPU", 0), ("CPU", 2)],
+            "--max-cases 1": [("CPU", 0)],
+            "--shard 2/2": [("GPU", 2)],
+        }
+        for more, expected in given.items():
+            chosen = selected(parser().parse_args(["run", *options, *more.split()]))
+            self.assertEqual([(case.device, case.seed) for case in chosen], expected, more)
 
     def test_a_fault_that_is_none_exits_2(self):
         self.assertEqual(main(["mutation", "--fault", "nosuch", "--case", PLAIN]), 2)

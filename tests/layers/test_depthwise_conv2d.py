@@ -1,6 +1,5 @@
 """The layer against Keras's own, against the oracle, and through saving."""
 
-import doctest
 import subprocess
 import sys
 import tempfile
@@ -12,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from depthwise.conformance import oracle
 from depthwise.conformance.tolerance import error_bound, error_in_bounds
-from depthwise.layers import DepthwiseConv2D, depthwise_conv2d
+from depthwise.layers import DepthwiseConv2D
 from parameterized import parameterized
 
 
@@ -124,10 +123,3 @@ for backend in ("jax", "torch"):
             self.assertIn(f"{backend} refused:", refusal)
             self.assertIn("KERAS_BACKEND=tensorflow", refusal)
             self.assertIn(repr(backend), refusal)
-
-
-class DocumentationTest(unittest.TestCase):
-    def test_examples_run(self):
-        results = doctest.testmod(depthwise_conv2d, optionflags=doctest.ELLIPSIS)
-        self.assertGreater(results.attempted, 0)
-        self.assertEqual(results.failed, 0)
