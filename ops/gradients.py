@@ -22,6 +22,7 @@ is asked.
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -155,9 +156,12 @@ def _with_gradients(result: tf.Tensor, gradients: Gradients, a: tf.Tensor, b: tf
 
     def gradient(op: tf.Operation | None, g: tf.Tensor, *_: tf.Tensor) -> tuple[None, tf.Tensor, tf.Tensor]:
         # Without an op where a SavedModel is written, to which the function's own tensors are known.
-        x, y = (a, b) if op is None else op.inputs[1:]
+        x, y = (op or own()).inputs[1:]
         return None, *gradients(x, y, g)
 
     tf.RegisterGradient(name)(gradient)
     with tf.compat.v1.get_default_graph().gradient_override_map({"IdentityN": name}):
-        return tf.raw_ops.IdentityN(input=[result, a, b])[0]
+        identity = tf.raw_ops.IdentityN(input=[result, a, b])[0]
+    # What is registered stays for good, and would keep a tensor's graph with it.
+    own = weakref.ref(identity.op)
+    return identity

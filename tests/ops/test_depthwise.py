@@ -1,5 +1,6 @@
 """depthwise_conv2d as a whole: values and gradients in every mode and lowering, and where it can be called from."""
 
+import gc
 import itertools
 import os
 import subprocess
@@ -528,7 +529,10 @@ print("same bits")
         with tempfile.TemporaryDirectory() as folder:
             np.savez(os.path.join(folder, "data.npz"), x=self.problem.x, dy=self.problem.dy)
             for lowering in LOWERINGS:
-                tf.saved_model.save(self.module(lowering), os.path.join(folder, lowering))
+                module = self.module(lowering)
+                module.run.get_concrete_function()
+                gc.collect()  # of what was traced, saving finds no more than the graph keeps
+                tf.saved_model.save(module, os.path.join(folder, lowering))
             python(SERVE.format(folder=folder, lowerings=LOWERINGS))
             for lowering in LOWERINGS:
                 with np.load(os.path.join(folder, lowering, "found.npz")) as found:

@@ -1,7 +1,9 @@
 """Derivatives beyond the first: against the oracle, finite differences and each other."""
 
+import gc
 import itertools
 import unittest
+import weakref
 
 import numpy as np
 import tensorflow as tf
@@ -173,6 +175,23 @@ class ConnectionTest(unittest.TestCase):
             with tape.stop_recording():
                 y = depthwise_conv2d(self.x, self.w, [1] * 4, "SAME")
         self.assertIsNone(tape.gradient(y, self.x))
+
+    @parameterized.expand(LOWERINGS)
+    def test_a_graph_goes_with_its_function(self, lowering):
+        def traced():
+            @tf.function
+            def gradients(x, w):
+                with tf.GradientTape() as tape:
+                    tape.watch([x, w])
+                    y = depthwise_conv2d(x, w, [1, 1, 1, 1], "SAME", lowering=lowering)
+                return tape.gradient(y, [x, w])
+
+            shapes = [2, 5, 6, 3], [3, 2, 3, 1]
+            return weakref.ref(gradients.get_concrete_function(*map(tf.TensorSpec, shapes)).graph)
+
+        graph = traced()
+        gc.collect()
+        self.assertIsNone(graph())
 
     def test_tensorflow_still_records_what_it_is_told(self):
         # Where it does not, `tf.custom_gradient` takes over: right, but for forward mode in graphs.
