@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from importlib.metadata import version
 from typing import Any
 
 import tensorflow as tf
@@ -46,7 +47,7 @@ class TensorFlowTarget:
     def versions(self) -> dict[str, str]:
         return {
             "tensorflow": str(tf.__version__),
-            "keras": str(tf.keras.__version__),
+            "keras": version("keras"),  # not `tf.keras`, which environments that ask for Keras 2 may lack
             "onednn": "on" if uses_onednn() else "off",
         }
 

@@ -2,6 +2,9 @@
 
 import functools
 import itertools
+import os
+import subprocess
+import sys
 import unittest
 
 import numpy as np
@@ -18,6 +21,17 @@ class VersionsTest(unittest.TestCase):
     def test_onednn_is_where_its_kernels_run(self):
         # Asked of a private module, which a release may move: the kernels themselves tell.
         self.assertEqual(uses_onednn(), onednn_runs_grouped_convolutions())
+
+    def test_they_need_no_second_keras(self):
+        # Where Keras 2 is asked for, `tf.keras` is a package that TensorFlow comes without.
+        ask = (
+            "import tensorflow as tf\n"
+            "from depthwise.conformance.targets.tensorflow import TensorFlowTarget\n"
+            "print(TensorFlowTarget(tf.nn.depthwise_conv2d).versions()['keras'])"
+        )
+        environment = {**os.environ, "TF_USE_LEGACY_KERAS": "1"}
+        ran = subprocess.run([sys.executable, "-c", ask], env=environment, capture_output=True, text=True, check=True)
+        self.assertRegex(ran.stdout, r"^3\.\d+")
 
 
 class LeftOutError(NotImplementedError):
