@@ -14,7 +14,7 @@ from depthwise.ops.choose import Explanation
 from depthwise.ops.gradients import Trilinear
 from depthwise.ops.lowerings import LOWERINGS as _LOWERINGS
 from depthwise.ops.lowerings.base import Mode
-from depthwise.ops.spec import ConvSpec, canonicalize, check_name
+from depthwise.ops.spec import ConvSpec, canonicalize, check_name, record
 
 LOWERINGS: tuple[str, ...] = tuple(_LOWERINGS)
 """Names of the lowerings that can be asked for; "auto" chooses among them."""
@@ -141,7 +141,7 @@ def explain(
     """
     check_name(name)
     choose.check_lowering(lowering)
-    spec, _, _ = canonicalize(input, filter, strides, padding, data_format, dilations)
+    spec, _, _ = record(input, filter, strides, padding, data_format, dilations)
     return choose.explanation(spec, lowering, choose.current_mode())
 
 

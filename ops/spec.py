@@ -159,12 +159,26 @@ _NAME = re.compile(r"([A-Za-z0-9.][A-Za-z0-9_.\\/>-]*)?").fullmatch
 def canonicalize(
     input: Any, filter: Any, strides: Any, padding: Any, data_format: Any, dilations: Any
 ) -> tuple[ConvSpec, tf.Tensor, tf.Tensor]:
+    """The record of a call, and its two tensors, behind assertions of what is unknown while they are traced.
+
+    Raises:
+      TypeError, ValueError: as `record`.
+      tf.errors.InvalidArgumentError: at run time, where a size or a rank was unknown until then.
+    """
+    spec, input, filter = record(input, filter, strides, padding, data_format, dilations)
+    if None in spec.input_shape or None in spec.filter_shape:  # as of an unknown rank
+        input, filter = _checked_at_run_time(spec, input, filter)
+    return spec, input, filter
+
+
+def record(
+    input: Any, filter: Any, strides: Any, padding: Any, data_format: Any, dilations: Any
+) -> tuple[ConvSpec, tf.Tensor, tf.Tensor]:
     """The record of a call, and its two tensors.
 
     Raises:
       TypeError: an argument is of a wrong kind or dtype.
       ValueError: an argument breaks a rule; the message names the argument, the rule, the value and the way out.
-      tf.errors.InvalidArgumentError: at run time, where a rank or a channel count was unknown until then.
     """
     input, filter = _tensors(input, filter)
     shapes = _dims(input), _dims(filter)
@@ -180,8 +194,6 @@ def canonicalize(
                 _SPECS.clear()
             _SPECS[key] = found
         spec = found
-    if None in shapes or None in spec.input_shape or None in spec.filter_shape:
-        input, filter = _checked_at_run_time(spec, input, filter)
     return spec, input, filter
 
 

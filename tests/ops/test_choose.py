@@ -166,6 +166,12 @@ class TableTest(unittest.TestCase):
         with self.assertRaisesRegex(NotImplementedError, "XLA convolves float64"):
             traced(lambda: explain(x, w, **ARGUMENTS, lowering="native"), jit_compile=True)
 
+    def test_nothing_is_added_to_a_graph(self):
+        with tf.Graph().as_default() as graph:
+            x, w = (tf.compat.v1.placeholder(tf.float32) for _ in range(2))
+            explain(x, w, **ARGUMENTS)
+        self.assertEqual({operation.type for operation in graph.get_operations()}, {"Placeholder"})
+
     def test_printed(self):
         text = str(explain(*map(tf.ones, SHAPES), **ARGUMENTS))
         self.assertRegex(text, r"(?s)output +native .+\ninput_grad +native .+\nfilter_grad +native ")
