@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from itertools import zip_longest
 from typing import Any
 
 import keras
@@ -27,10 +28,9 @@ def clone(model: keras.Model) -> keras.Model:
             cause = (str(error).splitlines() or [""])[0]
             raise TypeError(_refusal(model, f"it raises {type(error).__name__}: {cause}")) from error
         copies = _layers(copy)
-        if [_kind(layer) for layer in layers] != [_kind(layer) for layer in copies]:
-            were = f"{len(layers)} layers with {len(model.weights)} weights"
-            are = f"{len(copies)} layers with {len(copy.weights)} weights"
-            raise TypeError(_refusal(model, f"its {were} come back as {are}"))
+        for old, new in zip_longest(layers, copies):
+            if _kind(old) != _kind(new):
+                raise TypeError(_refusal(model, f"{_described(old)} comes back as {_described(new)}"))
         for old, new in zip(layers, copies, strict=True):
             _hand_over_state(old, new)
         for old, new in zip(model.weights, copy.weights, strict=True):
@@ -42,16 +42,16 @@ def clone(model: keras.Model) -> keras.Model:
 
 
 def _layers(model: keras.Model) -> list[Any]:
-    """Every layer, however deep, but for inputs: models that share one get one each."""
+    """Every layer, however deep, but InputLayers: where two models share one, their copies have one each."""
     return [layer for layer in model._flatten_layers() if not isinstance(layer, keras.layers.InputLayer)]
 
 
 def _refusal(model: keras.Model, found: str) -> str:
     return (
         f"convert argument `model` must be one that Keras can make again from its config, but got {model!r}: {found}."
-        " Give each class of your own get_config, from_config where that holds layers, and build_from_config where"
-        " call takes several tensors; share no layer between the model's graph and another layer's attribute; or"
-        " convert the model before it is first called, and load weights then."
+        " Give each class of your own a get_config that holds every argument of its __init__, from_config where that"
+        " holds layers, and build_from_config where call takes several tensors; share no layer between the model's"
+        " graph and another layer's attribute; or convert the model before it is first called, and load weights then."
     )
 
 
@@ -113,7 +113,14 @@ def _uncompiled(layers: Iterable[Any]) -> Iterator[None]:
 
 def _kind(layer: Any) -> Any:
     # Not the class itself: a layer that code of the user's own makes is Keras's again.
-    return type(layer).__name__, [tuple(weight.shape) for weight in layer.weights]
+    return None if layer is None else (type(layer).__name__, [tuple(weight.shape) for weight in layer.weights])
+
+
+def _described(layer: Any) -> str:
+    if layer is None:
+        return "no layer"
+    name, shapes = _kind(layer)
+    return f"layer {layer.name!r} ({name} with weights of shapes {shapes})"
 
 
 def _hand_over_state(old: Any, new: Any) -> None:

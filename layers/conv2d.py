@@ -11,11 +11,11 @@ from depthwise.layers.lowering import Lowered
 
 @keras.saving.register_keras_serializable(package="depthwise")
 class Conv2D(Lowered, keras.layers.Conv2D):  # type: ignore[misc]  # Keras carries no types
-    """`keras.layers.Conv2D`, computed by `depthwise.ops` where every input channel is a group of its own.
+    """`keras.layers.Conv2D`, computed by `depthwise.ops` where there are several groups, of one input channel each.
 
     Some models (ConvNeXt) write their depthwise convolutions as `Conv2D(filters, groups=channels)`: filter number
-    `k*M + q` then sees input channel k alone, which is a depthwise convolution with multiplier M. Any other number of
-    groups is left to Keras, whatever `lowering` says.
+    `k*M + q` then sees input channel k alone, which is a depthwise convolution with multiplier M. Anything else is
+    left to Keras, whatever `lowering` says, an image of one channel included.
 
     Args, Returns, Raises: those of `keras.layers.Conv2D`, with the same defaults, config keys, weights and initial
     values; and `lowering`, as `DepthwiseConv2D` has it. Inputs are of shape (batch, height, width, channels), or
@@ -31,4 +31,4 @@ class Conv2D(Lowered, keras.layers.Conv2D):  # type: ignore[misc]  # Keras carri
         if self.groups == 1 or kernel.shape[2] > 1:
             return super().convolution_op(inputs, kernel)
         filters = keras.ops.reshape(kernel, (*self.kernel_size, self.groups, self.filters // self.groups))
-        return convolve(self, inputs, filters, self.lowering)
+        return convolve(self, inputs, filters)

@@ -9,8 +9,9 @@ import keras
 from depthwise.layers.clone import clone
 from depthwise.layers.conv2d import Conv2D
 from depthwise.layers.depthwise_conv2d import DepthwiseConv2D
-from depthwise.layers.lowering import Lowered, check_lowering
+from depthwise.layers.lowering import Lowered
 from depthwise.layers.separable_conv2d import SeparableConv2D
+from depthwise.ops.choose import check_lowering
 
 _OURS: dict[type, type] = {
     keras.layers.DepthwiseConv2D: DepthwiseConv2D,
@@ -63,8 +64,11 @@ def convert(
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"convert argument `model` must be a Keras model, but got {model!r}. Wrap a layer in one.")
-    if to not in _REPLACEMENTS:
-        raise ValueError(f"convert argument `to` must be 'depthwise' or 'keras', but got {to!r}.")
+    if not isinstance(to, str) or to not in _REPLACEMENTS:
+        raise ValueError(
+            f"convert argument `to` must be 'depthwise' or 'keras', but got {to!r}. 'depthwise' puts in the layers of"
+            " this package, 'keras' Keras's own."
+        )
     if lowering is not None:
         check_lowering(lowering, "convert")
     replacements = _REPLACEMENTS[to]
@@ -105,10 +109,15 @@ def _ungrouped(layer: Any) -> bool:
 
 def _check_keras_can(model: Any) -> None:
     for layer in model._flatten_layers():
-        ours = type(layer) in _REPLACEMENTS["keras"]
-        if ours and not (isinstance(layer.padding, str) and layer.lowering == "auto"):
+        if type(layer) not in _REPLACEMENTS["keras"]:
+            continue
+        found, advice = "", ""
+        if layer.lowering != "auto":
+            found, advice = f"lowering={layer.lowering!r}", "Call convert(model, lowering='auto') first."
+        if not isinstance(layer.padding, str):
+            found, advice = f"padding={layer.padding!r}", "Use ZeroPadding2D before a 'valid' layer."
+        if found:
             raise ValueError(
                 "convert argument `model` must hold only layers that Keras has too for to='keras', but layer"
-                f" {layer.name!r} has padding={layer.padding!r} and lowering={layer.lowering!r}. Use ZeroPadding2D"
-                " before a 'valid' layer, and convert(model, lowering='auto') first."
+                f" {layer.name!r} has {found}. {advice}"
             )

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import keras
-from depthwise.layers.forward import convolve, finish, in_order
+from depthwise.layers.forward import convolve, data_format_of, finish
 from depthwise.layers.lowering import Lowered
+from depthwise.ops.spec import in_order
 
 Pads: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 Shape: TypeAlias = tuple[Any, ...]
@@ -105,10 +106,10 @@ class DepthwiseConv2D(Lowered, keras.layers.DepthwiseConv2D):  # type: ignore[mi
 
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
-        self.compute_output_shape(input_shape)  # which refuses images that leave no output; not every Keras asks
+        self.compute_output_shape(input_shape)  # raises if the image leaves no output: not every Keras asks in `build`
 
     def call(self, inputs: Any) -> Any:
-        return finish(self, convolve(self, inputs, self.kernel, self.lowering))
+        return finish(self, convolve(self, inputs, self.kernel))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         if isinstance(self.padding, str) or len(input_shape) != 4:
@@ -127,7 +128,7 @@ class DepthwiseConv2D(Lowered, keras.layers.DepthwiseConv2D):  # type: ignore[mi
                 f" padded image: inputs shape={input_shape}, padding={self.padding}, kernel_size={self.kernel_size},"
                 f" dilation_rate={self.dilation_rate}. Pad more, or use a smaller kernel."
             )
-        return in_order(last, input_shape[0], height, width, channels * self.depth_multiplier)
+        return in_order(data_format_of(self), input_shape[0], height, width, channels * self.depth_multiplier)
 
 
 def _rates(dilation_rate: Any) -> tuple[int, int] | None:

@@ -5,29 +5,33 @@ from __future__ import annotations
 from typing import Any
 
 import tensorflow as tf
-from depthwise.ops import depthwise_conv2d, explain
+from depthwise.ops import depthwise_conv2d
+from depthwise.ops.choose import without_islands
 from depthwise.ops.gradients import may_be_differentiated
+from depthwise.ops.spec import in_order
 
 
-def convolve(layer: Any, inputs: Any, kernel: Any, lowering: str) -> Any:
-    """`inputs` convolved with the variable `kernel`, by the strides, padding, dilation and data format of `layer`.
+def convolve(layer: Any, inputs: Any, kernel: Any) -> Any:
+    """`inputs` convolved with the variable `kernel`, by the strides, padding, dilation, data format and lowering of
+    `layer`.
 
     A model that is traced where nothing is differentiated may be on its way into a file of another format, to whose
     converter an island is a function that it does not know (ONNX), or a hundred ops (LiteRT). So islands are left to
     training.
     """
-    last, padding = layer.data_format == "channels_last", layer.padding
+    data_format, padding = data_format_of(layer), layer.padding
     arguments = (
         inputs,
         tf.convert_to_tensor(kernel),  # in the compute dtype, where a mixed policy is at work
-        in_order(last, 1, layer.strides[0], layer.strides[1], 1),
-        padding.upper() if isinstance(padding, str) else in_order(last, (0, 0), padding[0], padding[1], (0, 0)),
-        "NHWC" if last else "NCHW",
+        in_order(data_format, 1, layer.strides[0], layer.strides[1], 1),
+        padding.upper() if isinstance(padding, str) else in_order(data_format, (0, 0), padding[0], padding[1], (0, 0)),
+        data_format,
         layer.dilation_rate,
     )
-    if lowering == "auto" and not tf.executing_eagerly() and not may_be_differentiated():
-        lowering = "native" if explain(*arguments).output.lowering == "island" else "auto"
-    return depthwise_conv2d(*arguments, lowering=lowering)
+    if tf.executing_eagerly() or may_be_differentiated():
+        return depthwise_conv2d(*arguments, lowering=layer.lowering)
+    with without_islands():
+        return depthwise_conv2d(*arguments, lowering=layer.lowering)
 
 
 def finish(layer: Any, outputs: Any) -> Any:
@@ -35,11 +39,10 @@ def finish(layer: Any, outputs: Any) -> Any:
     if layer.use_bias:
         # Not keras.ops.add, which takes longer than the convolution of a small image; and TensorFlow fuses this op.
         # Read first (keras.ops.convert_to_tensor hands a variable on): ops are slow at variables in eager code.
-        data_format = "NHWC" if layer.data_format == "channels_last" else "NCHW"
-        outputs = tf.nn.bias_add(outputs, tf.convert_to_tensor(layer.bias), data_format)
+        outputs = tf.nn.bias_add(outputs, tf.convert_to_tensor(layer.bias), data_format_of(layer))
     return outputs if layer.activation is None else layer.activation(outputs)
 
 
-def in_order(channels_last: bool, batch: Any, height: Any, width: Any, channels: Any) -> tuple[Any, Any, Any, Any]:
-    """Four values, one per dimension, in the order of the data format."""
-    return (batch, height, width, channels) if channels_last else (batch, channels, height, width)
+def data_format_of(layer: Any) -> str:
+    """The data format of a layer, as the op names it."""
+    return "NHWC" if layer.data_format == "channels_last" else "NCHW"

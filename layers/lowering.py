@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from depthwise.ops import LOWERINGS
+from depthwise.ops.choose import check_lowering
 
 
 class Lowered:
@@ -24,13 +24,3 @@ class Lowered:
             # Left out by default, so that Keras's layer can be made from the config of this one.
             config["lowering"] = self.lowering
         return config
-
-
-def check_lowering(lowering: object, whose: str) -> None:
-    """Raises ValueError unless there is such a lowering."""
-    names = ("auto", *LOWERINGS)
-    if lowering not in names:
-        raise ValueError(
-            f"{whose} argument `lowering` must be one of {', '.join(map(repr, names))}, but got {lowering!r}."
-            " 'auto' takes every case."
-        )

@@ -25,7 +25,7 @@ class SeparableConv2D(Lowered, keras.layers.SeparableConv2D):  # type: ignore[mi
     """
 
     def call(self, inputs: Any) -> Any:
-        outputs = convolve(self, inputs, self.depthwise_kernel, self.lowering)
+        outputs = convolve(self, inputs, self.depthwise_kernel)
         if self.data_format == "channels_last":
             outputs = keras.ops.conv(outputs, self.pointwise_kernel, data_format=self.data_format)
         else:  # as a product of matrices: some builds of TensorFlow have no NCHW convolution on a CPU

@@ -1,12 +1,14 @@
 """The chooser: a table from conditions to lowerings, with the reason and the measurement behind each row.
 
 A plan is made when the op is traced (or called eagerly), contraction by contraction: the first row whose condition
-holds and whose lowering does not refuse. `explain` prints the same rows without running anything.
+holds and whose lowering does not refuse. `explain` prints the lowering and the reason of these rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -14,7 +16,7 @@ from math import prod
 import tensorflow as tf
 from depthwise.ops.gradients import Plan
 from depthwise.ops.lowerings import LOWERINGS
-from depthwise.ops.lowerings.base import CONTRACTIONS, Contraction, Lowering, Mode
+from depthwise.ops.lowerings.base import CONTRACTIONS, Contraction, Mode
 from depthwise.ops.lowerings.native import needs_padding
 from depthwise.ops.lowerings.native.kernels import onednn_computes
 from depthwise.ops.spec import FLOATS, ConvSpec, argument_error, shown
@@ -72,8 +74,8 @@ def _island_may_pay(spec: ConvSpec, mode: Mode) -> bool:
 
 
 def _elements(spec: ConvSpec) -> int:
-    """Elements of the output; 0 while unknown."""
-    return prod(dim or 0 for dim in spec.output_shape)
+    """Elements of an output of known shape."""
+    return prod(spec.output_shape)  # type: ignore[arg-type]
 
 
 def _taps(spec: ConvSpec) -> int:
@@ -187,7 +189,7 @@ TABLE: tuple[Row, ...] = (
     Row(
         "native",
         lambda spec, contraction, mode: True,
-        "traced outside XLA, where TensorFlow's own kernels make one pass and taps would make one pass per tap",
+        "outside XLA, where TensorFlow's own kernels make one pass and taps would make one pass per tap",
         "native 1.2 ms, taps 30 times that: (8,112,112,32), 3x3, float32, 2 CPU cores",
     ),
     Row(
@@ -224,8 +226,8 @@ class Explanation:
 _NAMES = ("auto", *LOWERINGS)
 
 
-def check_lowering(lowering: object) -> None:
-    """Refuses a `lowering` that is none.
+def check_lowering(lowering: object, whose: str = "depthwise_conv2d") -> None:
+    """Refuses what is not the name of a lowering; `whose` argument it is, the error says.
 
     Raises:
       TypeError, ValueError: not a string, or not one of the names.
@@ -233,7 +235,7 @@ def check_lowering(lowering: object) -> None:
     if not isinstance(lowering, str) or lowering not in _NAMES:
         kind = ValueError if isinstance(lowering, str) else TypeError
         names = ", ".join(repr(name) for name in _NAMES)
-        raise argument_error("lowering", f"be one of {names}", shown(lowering), "'auto' takes every case.", kind)
+        raise argument_error("lowering", f"be one of {names}", shown(lowering), "'auto' takes every case.", kind, whose)
 
 
 def current_mode() -> Mode:
@@ -241,7 +243,22 @@ def current_mode() -> Mode:
     or not."""
     if tf.executing_eagerly():
         return "eager"
-    return "xla" if GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()) else "graph"
+    if GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
+        return "xla"
+    return "export" if _WITHOUT_ISLANDS.get() else "graph"
+
+
+_WITHOUT_ISLANDS = ContextVar("without_islands", default=False)
+
+
+@contextmanager
+def without_islands() -> Iterator[None]:
+    """While this lasts, "auto" takes no islands: other formats have no word for them."""
+    before = _WITHOUT_ISLANDS.set(True)
+    try:
+        yield
+    finally:
+        _WITHOUT_ISLANDS.reset(before)
 
 
 @lru_cache(maxsize=4096)
@@ -254,7 +271,6 @@ def explanation(spec: ConvSpec, lowering: str, mode: Mode) -> Explanation:
     return Explanation(*(_choice(spec, lowering, mode, contraction) for contraction in CONTRACTIONS))
 
 
-@lru_cache(maxsize=4096)
 def plan(spec: ConvSpec, lowering: str, mode: Mode) -> Plan:
     """The lowering for each contraction, as `explanation` says."""
     chosen = explanation(spec, lowering, mode)
@@ -265,7 +281,9 @@ def _choice(spec: ConvSpec, lowering: str, mode: Mode, contraction: Contraction)
     if lowering != "auto":
         refusal = LOWERINGS[lowering].refuses(spec, contraction, mode)
         if refusal:
-            raise NotImplementedError(f"depthwise_conv2d lowering {lowering!r} cannot compute {contraction}: {refusal}")
+            rule = f"name a lowering that can compute {contraction} here"
+            received = f"{lowering!r}, which cannot: {refusal}"
+            raise argument_error("lowering", rule, received, "'auto' takes every case.", NotImplementedError)
         return Choice(contraction, lowering, "asked for by name")
     refusals: list[str] = []
     for row in TABLE:
@@ -275,6 +293,3 @@ def _choice(spec: ConvSpec, lowering: str, mode: Mode, contraction: Contraction)
                 return Choice(contraction, row.lowering, "; ".join([row.reason, *refusals]))
             refusals.append(f"{row.lowering} refused: {refusal}")
     raise AssertionError(f"no row of the table takes {spec}")
-
-
-__all__ = ["TABLE", "Choice", "Explanation", "Lowering", "check_lowering", "current_mode", "explanation", "plan"]

@@ -46,7 +46,7 @@ def depthwise_conv2d(
     Args:
       input: [batch, height, width, channels] for NHWC, [batch, channels, height, width] for NCHW. A tensor, variable,
         array or nested list; float16, bfloat16, float32, float64, int8, int16, int32, int64, uint8, complex64 or
-        complex128. Any size may be 0, or unknown while a function is traced; so may the rank.
+        complex128. Any size may be 0. While a function is traced, sizes and the rank may be unknown.
       filter: [filter_height, filter_width, channels, multiplier], of the dtype of `input`; height and width at least 1.
       strides: 4 integers of at least 1 in the order of the data format, 1 for batch and channels.
       padding: "SAME", "VALID", or 4 pairs (before, after) in the order of the data format, [0, 0] for batch and
@@ -71,8 +71,8 @@ def depthwise_conv2d(
     see through these two. They raise an error there.)
 
     NaN and infinity in the input or in the incoming gradient reach exactly the results whose sums they are in. What a
-    filter value that is not finite meets over padding is not specified: a lowering may leave the term out ("taps" does
-    for filters of up to 3x3) or multiply it with a zero, which gives NaN.
+    filter value that is not finite meets over padding is not specified: a lowering may leave the term out, or multiply
+    it with a zero, which gives NaN.
 
     Raises:
       TypeError: an argument is of a wrong type, or input and filter of a wrong dtype or of two.
@@ -80,7 +80,8 @@ def depthwise_conv2d(
         in eager calls and while tracing.
       tf.errors.InvalidArgumentError: at run time, with the same text, what was unknown until then breaks a rule.
         (Under XLA, which drops messages, the text is TensorFlow's, and the failing op's name tells the rule.)
-      NotImplementedError: the lowering that `lowering` names cannot do this case. "auto" never raises it.
+      NotImplementedError: the lowering that `lowering` names cannot compute the output or one of the gradients (also
+        where only the output is wanted). "auto" never raises it.
 
     Example:
       >>> import tensorflow as tf

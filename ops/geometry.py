@@ -95,7 +95,7 @@ class Axis:
             return 0, 0
         if self.padding == "SAME":
             total = at_least_zero((ceil_div(self.size, self.stride) - 1) * self.stride + self.span - self.size)
-            # An empty input has an empty output; it needs no padding whatever the line above says.
+            # (An empty input gets padding by this formula too; its output is empty, so nothing depends on it.)
             return total // 2, total - total // 2
         return self.padding
 

@@ -1,4 +1,5 @@
-"""ConvSpec: the arguments of the op, checked and made canonical once. Every argument error is raised here.
+"""ConvSpec: the arguments of the op, checked and made canonical once. Every argument error is raised here,
+but for those of `lowering`, which `choose` knows.
 
 The rest of the package sees no `strides` of four numbers in two orders, no padding in five spellings and no unknown
 dtype: it sees a frozen, hashable record, which is also the key under which everything derived from it is cached.
@@ -132,15 +133,20 @@ def nhwc(values: Sequence[Any], data_format: str) -> tuple[Any, ...]:
 
 
 def argument_error(
-    argument: str, rule: str, received: str, advice: str, kind: type[Exception] = ValueError
+    argument: str,
+    rule: str,
+    received: str,
+    advice: str,
+    kind: type[Exception] = ValueError,
+    whose: str = "depthwise_conv2d",
 ) -> Exception:
     """The error for a bad argument: which one, the rule, what was received, what to do."""
-    return kind(f"depthwise_conv2d argument `{argument}` must {rule}, but got {received}. {advice}")
+    return kind(f"{whose} argument `{argument}` must {rule}, but got {received}. {advice}")
 
 
 def shown(value: object) -> str:
     """A value in an error message: never longer than a line or two."""
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
@@ -148,12 +154,12 @@ def check_name(name: object) -> None:
     """Refuses a `name` that no op can have."""
     if name is None or (isinstance(name, str) and _NAME(name)):
         return
-    rule = "be None or the name of an op: letters, digits and . _ / > -, a letter, digit or dot first"
+    rule = "be None, empty or the name of an op: letters, digits and . _ / > -, a letter, digit or dot first"
     kind = ValueError if isinstance(name, str) else TypeError
     raise argument_error("name", rule, shown(name), "Leave it out.", kind)
 
 
-_NAME = re.compile(r"([A-Za-z0-9.][A-Za-z0-9_.\\/>-]*)?").fullmatch
+_NAME = re.compile(r"([A-Za-z0-9.][A-Za-z0-9_./>-]*)?").fullmatch
 
 
 def canonicalize(
@@ -247,7 +253,7 @@ def _spec(
         raise argument_error("filter", f"have the dtype of `input` ({dtype})", filter_dtype, advice, TypeError)
 
     batch, height, width, channels = nhwc(input_shape or (None,) * 4, data_format)
-    kernel_height, kernel_width, filter_channels, multiplier = filter_shape or (None,) * 4
+    filter_height, filter_width, filter_channels, multiplier = filter_shape or (None,) * 4
     if channels is not None and filter_channels is not None and channels != filter_channels:
         raise argument_error(
             "filter",
@@ -261,8 +267,8 @@ def _spec(
         batch=batch,
         channels=filter_channels if channels is None else channels,
         multiplier=multiplier,
-        rows=Axis(height, kernel_height, stride_rows, rate_rows, pad_rows),
-        cols=Axis(width, kernel_width, stride_cols, rate_cols, pad_cols),
+        rows=Axis(height, filter_height, stride_rows, rate_rows, pad_rows),
+        cols=Axis(width, filter_width, stride_cols, rate_cols, pad_cols),
     )
     for axis, side in ((spec.rows, "height"), (spec.cols, "width")):
         _check_axis(axis, side, filter_shape)
@@ -279,6 +285,9 @@ def _check_axis(axis: Axis, side: str, filter_shape: tuple[Dim, ...] | None) -> 
     if axis.taps is not None and axis.span > INT32_MAX:
         raise argument_error("dilations", _SPAN_RULE.format(side), f"{axis.rate} for {axis.taps} taps", _SPAN_ADVICE)
     pads = axis.pads if axis.known or axis.padding != "SAME" else (0, 0)
+    if axis.padding == "SAME" and (axis.size or 0) + sum(pads) > INT32_MAX:
+        received = f"{axis.rate} for {axis.taps} taps on {axis.size} samples"
+        raise argument_error("dilations", _PADDED_RULE.format(side), received, _SPAN_ADVICE)
     if (axis.size or 0) + sum(pads) > INT32_MAX:
         received = f"{'an unknown number of' if axis.size is None else axis.size} samples padded by {pads}"
         raise argument_error("padding", _PADDED_RULE.format(side), received, _PADDED_ADVICE)
@@ -364,13 +373,21 @@ def _tensors(input: Any, filter: Any) -> tuple[tf.Tensor, tf.Tensor]:
 def _tensor(argument: str, value: Any, dtype_hint: tf.DType | None) -> tf.Tensor:
     if isinstance(value, tf.Tensor):
         return value
-    rule, advice = "be a dense tensor, variable or array", "Ragged: .to_tensor(); sparse: tf.sparse.to_dense."
-    if value is None or isinstance(value, tf.RaggedTensor | tf.SparseTensor):
-        raise argument_error(argument, rule, shown(value), advice, TypeError)
+    rule = "be a dense tensor, a variable, an array or a nested list of numbers"
+    for kind, advice in _NOT_DENSE.items():
+        if isinstance(value, kind):
+            raise argument_error(argument, rule, shown(value), advice, TypeError)
     try:
         return tf.convert_to_tensor(value, dtype_hint=dtype_hint)
     except (TypeError, ValueError) as error:
         raise argument_error(argument, rule, shown(value), f"TensorFlow says: {error}", TypeError) from error
+
+
+_NOT_DENSE: dict[type, str] = {
+    type(None): "Pass a tensor.",
+    tf.RaggedTensor: "Call its to_tensor().",
+    tf.SparseTensor: "Pass tf.sparse.to_dense of it.",
+}
 
 
 def _dims(tensor: tf.Tensor) -> tuple[Dim, ...] | None:
@@ -417,8 +434,6 @@ def _dilations(dilations: Any, data_format: str) -> tuple[int, int]:
         batch, *values, channels = nhwc(values, data_format)  # type: ignore[assignment]
         if (batch, channels) != (1, 1):
             raise argument_error("dilations", rule, shown(dilations), advice)
-    if len(values) == 1:
-        values = values * 2
     if len(values) != 2:
         raise argument_error("dilations", rule, shown(dilations), advice)
     return values[0], values[1]

@@ -9,8 +9,9 @@ from depthwise.ops.spec import ConvSpec
 
 Contraction: TypeAlias = Literal["output", "input_grad", "filter_grad"]
 CONTRACTIONS: tuple[Contraction, ...] = ("output", "input_grad", "filter_grad")
-Mode: TypeAlias = Literal["eager", "graph", "xla"]
-"""Where the op stands: called eagerly, traced into a graph, or into one that XLA will compile."""
+Mode: TypeAlias = Literal["eager", "graph", "export", "xla"]
+"""Where the op stands: called eagerly, traced into a graph, into one that may be exported to another format, or into
+one that XLA will compile."""
 
 
 class Lowering(Protocol):

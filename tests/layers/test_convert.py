@@ -369,6 +369,8 @@ class ConvertTest(unittest.TestCase):
             ours.convert(keras.layers.DepthwiseConv2D(3))
         with self.assertRaisesRegex(ValueError, "`to` must be 'depthwise' or 'keras', but got 'torch'"):
             ours.convert(sequential(), to="torch")
+        with self.assertRaisesRegex(ValueError, r"`to` must be 'depthwise' or 'keras', but got \['keras'\]"):
+            ours.convert(sequential(), to=["keras"])
         with self.assertRaisesRegex(ValueError, "convert argument `lowering` must be one of 'auto'.* but got 'fast'"):
             ours.convert(sequential(), lowering="fast")
         with self.assertRaisesRegex(ValueError, "`lowering` must not be given for to='keras'"):
@@ -381,9 +383,9 @@ class ConvertTest(unittest.TestCase):
             (
                 "several tensors",
                 lambda: called(Lazy(), images(1, 8, 8, 3), images(1, 8, 8, 3)),
-                "Lazy.*2 weights come back as .* 0 weights",
+                r"'lazy\w*' \(Lazy with .* \[\(3, 3, 3, 1\), \(3,\)\]\) comes back as .* of shapes \[\]\)",
             ),
-            ("sharing", shared_with_wrapper, "Functional.*2 weights come back as .* 4 weights"),
+            ("sharing", shared_with_wrapper, "Functional.* comes back as .*"),
         ]
     )
     def test_says_when_keras_cannot_make_the_model_again(self, _, make, message):

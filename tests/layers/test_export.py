@@ -176,6 +176,14 @@ class IslandTest(unittest.TestCase):
         functions = run.get_concrete_function(image).graph.as_graph_def().library.function
         self.assertEqual(any("_XlaMustCompile" in function.attr for function in functions), training)
 
+    # Where native refuses a gradient that nobody wants here.
+    @parameterized.expand([(2, 17), (1, 65)])
+    def test_what_native_cannot_do_is_predicted_all_the_same(self, strides, rate):
+        layer = DepthwiseConv2D(3, strides=strides, padding="same", dilation_rate=rate)
+        model = keras.Sequential([keras.Input((128, 128, 16), batch_size=4), layer])
+        x = draw(4, 128, 128, 16)
+        self.assertLessEqual(in_bounds(model, x, model.predict(x, batch_size=4, verbose=0)), 1)
+
 
 class LiteRTTest(unittest.TestCase):
     # Portable holds both lowerings until the converter has decided which one counts.

@@ -76,6 +76,10 @@ BAD = [
     ("lowering in a list", {"lowering": ["taps"]}, TypeError, "lowering"),
     ("name of no string", {"name": 3}, TypeError, "name"),
     ("name of no op", {"name": "a b"}, ValueError, "name"),
+    ("name with a backslash", {"name": "a\\b"}, ValueError, "name"),
+    ("one rate in a list", {"dilations": [2]}, ValueError, "dilations"),
+    ("rate that SAME pads too far", {"dilations": [2**30 - 1, 1]}, ValueError, "dilations"),
+    ("no tensor", {"input": None}, TypeError, "input"),
 ]
 
 
