@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from depthwise.conformance import oracle
 from depthwise.conformance.tolerance import error_bound
-from depthwise.ops.lowerings import LOWERINGS
+from depthwise.ops.lowerings import BY_NAME
 from depthwise.ops.spec import canonicalize
 from rich.console import Console
 from rich.progress import track
@@ -70,7 +70,7 @@ def _function(case: Case, contraction: str, lowering: str) -> Callable[[tf.Tenso
     """(first, second) -> the contraction, of the two tensors that it is made of."""
     strides, pads, dilations = case.strides, [list(pair) for pair in case.pads], list(case.dilations)
     last = case.data_format == "NHWC"
-    compute = LOWERINGS[lowering]
+    compute = BY_NAME[lowering]
 
     def function(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
         # The record wants an input and a filter, of which a gradient has only one: any of the right shape will do.

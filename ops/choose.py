@@ -15,9 +15,9 @@ from math import prod
 
 import tensorflow as tf
 from depthwise.ops.gradients import Plan
-from depthwise.ops.lowerings import LOWERINGS
+from depthwise.ops.lowerings import BY_NAME
 from depthwise.ops.lowerings.base import CONTRACTIONS, Contraction, Mode
-from depthwise.ops.lowerings.native import needs_padding
+from depthwise.ops.lowerings.native import is_padded_slowly
 from depthwise.ops.lowerings.native.kernels import onednn_computes
 from depthwise.ops.spec import FLOATS, ConvSpec, argument_error, shown
 
@@ -40,28 +40,30 @@ class Row:
 
 
 ISLAND_TAPS, MORE_ISLAND_TAPS = 25, 49
-"""Fewest taps for which an island computes the filter gradient on builds with oneDNN, where nothing is dilated and
-channels have one output each; and without oneDNN."""
+"""Fewest taps for which an island computes the filter gradient: with oneDNN, where nothing is dilated and channels have
+one output each; and without oneDNN."""
 MOST_ISLAND_TAPS = 64
-"""Most taps for which an island computes output or input gradient in NCHW where oneDNN can: 8x28x28x128 k13 NCHW takes
-8.5 ms in oneDNN's kernel and 11 in an island, 8x14x14x512 k27 NCHW 19 and 31."""
+"""NCHW with oneDNN: most taps for which an island computes output or input gradient. 8x28x28x128 k13 NCHW takes 8.5 ms
+in oneDNN's kernel and 11 in an island, 8x14x14x512 k27 NCHW 19 and 31."""
 MOST_DILATED_TAPS = 9
-"""Most taps for which it computes a dilated output or input gradient where oneDNN can: the input gradient of
+"""Dilated, with oneDNN: most taps for which an island computes output or input gradient. The input gradient of
 8x28x28x192 k7 d2 takes 4.7 ms in oneDNN's kernel and 6.4 in an island."""
 MOST_REPEATS = 4
-"""Most outputs of an input channel for which an island is taken in NCHW, or for having several with oneDNN: the output
-of 8x112x112x3 k3 s2 m8 takes 0.6 ms in oneDNN's kernel and 1.6 in an island."""
+"""NCHW, or oneDNN and several outputs of a channel: most of these for which an island computes anything. The output of
+8x112x112x3 k3 s2 m8 takes 0.6 ms in oneDNN's kernel and 1.6 in an island."""
 MOST_REPEATED_TAPS = 49
-"""Most taps for which it computes so many outputs of a channel with oneDNN: the output of 8x28x28x64 k9 m4 takes 16 ms
-in oneDNN's kernel and 22 in an island."""
+"""MOST_REPEATS outputs of a channel, with oneDNN: most taps for which an island computes the output. That of
+8x28x28x64 k9 m4 takes 16 ms in oneDNN's kernel and 22 in an island."""
 FEW_REPEATS, FEW_TAPS = 2, 9
-"""Its filter gradients there have no more outputs of a channel than this, or no more taps: 8x28x28x192 k7 m4 takes 17
-ms in oneDNN's kernel and 28 in an island."""
+"""Several outputs of a channel, with oneDNN: an island computes the filter gradient where there are no more of them, or
+no more taps, than this. 8x28x28x192 k7 m4 takes 17 ms in oneDNN's kernel and 28 in an island."""
+MOST_TAPS_SUMMED_AT_ONCE = 9
+"""Several outputs of a channel, without oneDNN: most taps for which an island computes input gradients of any size."""
 MOST_REPEATED_ELEMENTS = {"output": 2**23, "input_grad": 2**22}
-"""Most elements of the output, where channels have several, for which an island computes output or, past 3x3, input
-gradient without oneDNN in NHWC. What lies in memory beside it is then past 32 MiB, and given back to the system after
-every call: 8x56x56x128 k3 m4 takes 30 ms in TensorFlow's kernel and 43 to 65 in an island, the input gradient of
-8x28x28x192 k5 m4 13 and 27. (With oneDNN, TensorFlow keeps memory: 10 and 11.)"""
+"""Several outputs of a channel, without oneDNN, NHWC: most elements of the output for which an island computes the
+output, and the input gradient of more taps. What lies in memory beside it is then past 32 MiB, and given back to the
+system after every call: 8x56x56x128 k3 m4 takes 30 ms in TensorFlow's kernel and 43 to 65 in an island, the input
+gradient of 8x28x28x192 k5 m4 13 and 27. (With oneDNN, TensorFlow keeps memory: 10 and 11.)"""
 ISLAND_PRODUCTS = 2**22
 """Fewest products whose sum is worth the second that an island takes to compile."""
 
@@ -70,17 +72,12 @@ def _island_may_pay(spec: ConvSpec, mode: Mode) -> bool:
     """Whether sizes are known, and large enough that a compilation is soon earned back. (On a GPU: not measured.)"""
     if mode != "graph" or spec.may_be_empty or tf.config.list_physical_devices("GPU"):
         return False
-    return _elements(spec) * _taps(spec) >= ISLAND_PRODUCTS
+    return _elements(spec) * spec.taps >= ISLAND_PRODUCTS
 
 
 def _elements(spec: ConvSpec) -> int:
     """Elements of an output of known shape."""
     return prod(spec.output_shape)  # type: ignore[arg-type]
-
-
-def _taps(spec: ConvSpec) -> int:
-    taps: int = spec.rows.taps * spec.cols.taps
-    return taps
 
 
 def _repeats(spec: ConvSpec) -> int:
@@ -94,43 +91,38 @@ def _island_in_nchw(spec: ConvSpec, contraction: Contraction, mode: Mode) -> boo
         return False
     if contraction == "filter_grad":
         return _repeats(spec) == 1
-    return not onednn_computes(spec) or _taps(spec) <= MOST_ISLAND_TAPS
+    return not onednn_computes(spec) or spec.taps <= MOST_ISLAND_TAPS
 
 
 def _island_with_multiplier(spec: ConvSpec, contraction: Contraction, mode: Mode) -> bool:
     if not 1 < _repeats(spec) <= MOST_REPEATS or not _island_may_pay(spec, mode) or not onednn_computes(spec):
         return False
     if contraction == "filter_grad" and _repeats(spec) > FEW_REPEATS:
-        return _taps(spec) <= FEW_TAPS
-    return contraction != "output" or _repeats(spec) < MOST_REPEATS or _taps(spec) <= MOST_REPEATED_TAPS
+        return spec.taps <= FEW_TAPS
+    return contraction != "output" or _repeats(spec) < MOST_REPEATS or spec.taps <= MOST_REPEATED_TAPS
 
 
 def _island_with_onednn(spec: ConvSpec, contraction: Contraction, mode: Mode) -> bool:
     if not _island_may_pay(spec, mode) or not onednn_computes(spec):
         return False
     if contraction == "filter_grad":
-        return _is_dilated(spec) or (_taps(spec) >= ISLAND_TAPS and _repeats(spec) == 1)
-    if not _is_dilated(spec) or _taps(spec) > MOST_DILATED_TAPS:
+        return spec.is_dilated or (spec.taps >= ISLAND_TAPS and _repeats(spec) == 1)
+    if not spec.is_dilated or spec.taps > MOST_DILATED_TAPS:
         return False
-    return contraction == "input_grad" or needs_padding(spec)
+    return contraction == "input_grad" or is_padded_slowly(spec)
 
 
 def _island_without_onednn(spec: ConvSpec, contraction: Contraction, mode: Mode) -> bool:
     if not _island_may_pay(spec, mode) or onednn_computes(spec):
         return False
-    strides = spec.rows.stride, spec.cols.stride
-    if _is_dilated(spec) or strides[0] != strides[1]:
+    if spec.is_dilated or spec.rows.stride != spec.cols.stride:
         return True
     if contraction == "filter_grad":
-        return _taps(spec) >= MORE_ISLAND_TAPS
-    if contraction == "output" and strides != (1, 1):
+        return spec.taps >= MORE_ISLAND_TAPS
+    if contraction == "output" and spec.is_strided:
         return False
-    needs_no_memory = _repeats(spec) == 1 or (contraction == "input_grad" and _taps(spec) <= FEW_TAPS)
+    needs_no_memory = _repeats(spec) == 1 or (contraction == "input_grad" and spec.taps <= MOST_TAPS_SUMMED_AT_ONCE)
     return needs_no_memory or _elements(spec) <= MOST_REPEATED_ELEMENTS[contraction]
-
-
-def _is_dilated(spec: ConvSpec) -> bool:
-    return spec.rows.rate > 1 or spec.cols.rate > 1
 
 
 TABLE: tuple[Row, ...] = (
@@ -223,7 +215,7 @@ class Explanation:
         return "\n".join(f"{c.contraction:<12} {c.lowering:<8} {c.reason}" for c in choices)
 
 
-_NAMES = ("auto", *LOWERINGS)
+_NAMES = ("auto", *BY_NAME)
 
 
 def check_lowering(lowering: object, whose: str = "depthwise_conv2d") -> None:
@@ -274,12 +266,12 @@ def explanation(spec: ConvSpec, lowering: str, mode: Mode) -> Explanation:
 def plan(spec: ConvSpec, lowering: str, mode: Mode) -> Plan:
     """The lowering for each contraction, as `explanation` says."""
     chosen = explanation(spec, lowering, mode)
-    return Plan(*(LOWERINGS[c.lowering] for c in (chosen.output, chosen.input_grad, chosen.filter_grad)))
+    return Plan(*(BY_NAME[c.lowering] for c in (chosen.output, chosen.input_grad, chosen.filter_grad)))
 
 
 def _choice(spec: ConvSpec, lowering: str, mode: Mode, contraction: Contraction) -> Choice:
     if lowering != "auto":
-        refusal = LOWERINGS[lowering].refuses(spec, contraction, mode)
+        refusal = BY_NAME[lowering].refuses(spec, contraction, mode)
         if refusal:
             rule = f"name a lowering that can compute {contraction} here"
             received = f"{lowering!r}, which cannot: {refusal}"
@@ -288,7 +280,7 @@ def _choice(spec: ConvSpec, lowering: str, mode: Mode, contraction: Contraction)
     refusals: list[str] = []
     for row in TABLE:
         if row.condition(spec, contraction, mode):
-            refusal = LOWERINGS[row.lowering].refuses(spec, contraction, mode)
+            refusal = BY_NAME[row.lowering].refuses(spec, contraction, mode)
             if refusal is None:
                 return Choice(contraction, row.lowering, "; ".join([row.reason, *refusals]))
             refusals.append(f"{row.lowering} refused: {refusal}")

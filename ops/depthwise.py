@@ -12,11 +12,11 @@ from depthwise.ops import choose
 from depthwise.ops.autograph import not_converted
 from depthwise.ops.choose import Explanation
 from depthwise.ops.gradients import Trilinear
-from depthwise.ops.lowerings import LOWERINGS as _LOWERINGS
+from depthwise.ops.lowerings import BY_NAME
 from depthwise.ops.lowerings.base import Mode
 from depthwise.ops.spec import ConvSpec, canonicalize, check_name, record
 
-LOWERINGS: tuple[str, ...] = tuple(_LOWERINGS)
+LOWERINGS: tuple[str, ...] = tuple(BY_NAME)
 """Names of the lowerings that can be asked for; "auto" chooses among them."""
 
 

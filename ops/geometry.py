@@ -100,6 +100,12 @@ class Axis:
         return self.padding
 
     @property
+    def pads_for_a_window(self) -> tuple[Size, Size]:
+        """`pads`, and after the input what one window needs besides, where they leave no output."""
+        before, after = self.pads
+        return before, after + at_least_zero(self.span - (before + self.size + after))
+
+    @property
     def output(self) -> Size:
         """Output size: ceil(size / stride) for SAME, else the number of windows that fit into the padded input."""
         if self.padding == "SAME":

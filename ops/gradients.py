@@ -108,7 +108,7 @@ class Trilinear:
             return self.spec.output_shape
         sizes, taps = nhwc(tf.unstack(tf.shape(x)), self.spec.data_format), tf.unstack(tf.shape(w))
         rows, cols = self.spec.axes(sizes, taps)
-        return tf.stack(self.spec.layout(sizes[0], rows.output, cols.output, taps[2] * taps[3]))
+        return tf.stack(self.spec.in_order(sizes[0], rows.output, cols.output, taps[2] * taps[3]))
 
     def _accumulated(self, contraction: Callable[..., tf.Tensor], a: tf.Tensor, b: tf.Tensor, *sizes: Any) -> tf.Tensor:
         """A contraction of two operands, its sums formed in the spec's accumulation dtype and rounded once."""
@@ -129,9 +129,9 @@ def may_be_differentiated() -> bool:
 def _differentiable(value: Value, gradients: Gradients, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """The value at a and b, of which tapes, accumulators and graphs know the gradients.
 
-    `tf.custom_gradient` would leave what is inside the value in sight of tapes and accumulators, and forward mode in a
-    graph, which finds it there, differentiates that. So it is hidden from them, and they are told of the whole. Where
-    nothing in eager code could ask, that book-keeping is saved.
+    Under `tf.custom_gradient`, forward mode in a graph would differentiate the ops inside `value`, and not use
+    `gradients`. So nothing is recorded while `value` runs, and then the whole as one operation. Where nothing in eager
+    code could ask, that book-keeping is saved.
     """
     if record is None:
         return tf.custom_gradient(lambda a, b: (value(a, b), lambda g: gradients(a, b, g)))(a, b)
@@ -156,7 +156,9 @@ def _with_gradients(result: tf.Tensor, gradients: Gradients, a: tf.Tensor, b: tf
 
     def gradient(op: tf.Operation | None, g: tf.Tensor, *_: tf.Tensor) -> tuple[None, tf.Tensor, tf.Tensor]:
         # Without an op where a SavedModel is written, to which the function's own tensors are known.
-        x, y = (op or own()).inputs[1:]
+        op = own() if op is None else op
+        assert op is not None  # nothing is saved of a graph that is gone
+        x, y = op.inputs[1:]
         return None, *gradients(x, y, g)
 
     tf.RegisterGradient(name)(gradient)

@@ -68,9 +68,25 @@ class ConvSpec:
         return self.known and (self.rows.far_apart or self.cols.far_apart)
 
     @cached_property
+    def is_dilated(self) -> bool:
+        """Whether taps stand apart, along either axis."""
+        return not self.rows.rate == self.cols.rate == 1
+
+    @cached_property
+    def is_strided(self) -> bool:
+        """Whether windows lie more than a sample apart, along either axis."""
+        return not self.rows.stride == self.cols.stride == 1
+
+    @cached_property
+    def taps(self) -> int:
+        """Taps of one filter of known height and width."""
+        taps: int = self.rows.taps * self.cols.taps
+        return taps
+
+    @cached_property
     def input_shape(self) -> tuple[Dim, ...]:
         """Shape of the input, in the order of the data format."""
-        return self.layout(self.batch, self.rows.size, self.cols.size, self.channels)
+        return self.in_order(self.batch, self.rows.size, self.cols.size, self.channels)
 
     @cached_property
     def filter_shape(self) -> tuple[Dim, ...]:
@@ -82,7 +98,7 @@ class ConvSpec:
         """Shape of the output, in the order of the data format."""
         rows, cols = (axis.output if axis.known else None for axis in (self.rows, self.cols))
         channels = None if self.channels is None or self.multiplier is None else self.channels * self.multiplier
-        return self.layout(self.batch, rows, cols, channels)
+        return self.in_order(self.batch, rows, cols, channels)
 
     @cached_property
     def accumulated(self) -> ConvSpec:
@@ -104,7 +120,7 @@ class ConvSpec:
         """Whether it is known that input, filter or output has no elements."""
         return any(0 in shape for shape in (self.input_shape, self.filter_shape, self.output_shape))
 
-    def layout(self, batch: Any, height: Any, width: Any, channels: Any) -> tuple[Any, ...]:
+    def in_order(self, batch: Any, height: Any, width: Any, channels: Any) -> tuple[Any, ...]:
         """Four values, one per dimension, in the order of the data format."""
         return in_order(self.data_format, batch, height, width, channels)
 

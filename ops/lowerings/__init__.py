@@ -11,6 +11,6 @@ _taps = Apart("taps", Taps(), jit_compile=False)
 _island = Apart("island", Taps(), jit_compile=True)
 _native = Native(exactly=Taps())
 
-LOWERINGS: dict[str, Lowering] = {
+BY_NAME: dict[str, Lowering] = {
     lowering.name: lowering for lowering in (_native, _taps, _island, Portable(outside_xla=_native, under_xla=_taps))
 }

@@ -61,9 +61,9 @@ def _under_xla() -> tf.Tensor:
     that too. What tells them apart is a shift by all 32 bits of an integer, which XLA defines to leave none, while
     TensorFlow's kernels, with which Grappler and LiteRT evaluate constants, shift by 31 at most.
 
-    XLA would have TensorFlow's kernels evaluate it as well, if it were made of constants. So a zero is added that is
-    none to XLA, for it depends on an op with a state. It is one to the two others: the sum of no elements to LiteRT,
-    which replaces empty tensors by constants; a product with zero to Grappler.
+    XLA would have TensorFlow's kernels evaluate it as well, if it were made of constants. So a zero is added that XLA
+    cannot evaluate beforehand, for it depends on an op with a state. The two others can: to LiteRT, which replaces
+    empty tensors by constants, it is the sum of no elements; to Grappler a product with zero.
     """
     none = raw.Slice(input=tf.reshape(raw.DeviceIndex(device_names=["CPU"]), [1]), begin=[0], size=[0])
     zero = raw.Mul(x=tf.reduce_sum(none), y=tf.constant(0))

@@ -5,8 +5,8 @@ Three kernels of `tf.raw_ops` compute depthwise convolutions, and none takes eve
     plain       DepthwiseConv2dNative: equal strides, no dilation. Every build and device has it. With oneDNN its
                 output may be dilated too; its gradients then err, some in silence.
     grouped     Conv2D with filter [kh, kw, 1, C*M]: unequal strides, dilations, both together. oneDNN runs it as
-                fast as the plain one, but errs for a single channel, and is slow at gradients where dilated; other
-                CPU builds run it 30 to 60 times slower, without gradients.
+                fast as the plain one, but its output errs for a single channel, and its gradients are slow where
+                dilated; other CPU builds run it 30 to 60 times slower, without gradients.
     phased      the plain kernel over interleaved subsamples of the input (`geometry.common_phases`): whatever the
                 other two cannot do, on any build, and what they would pad too far.
 
@@ -33,9 +33,9 @@ from depthwise.ops.lowerings.native.kernels import (
     Kernel,
     Plain,
     cut,
+    on_padded_input,
     onednn_computes,
     padded,
-    without_padding,
 )
 from depthwise.ops.lowerings.native.phased import Phased
 from depthwise.ops.spec import FLOATS, ConvSpec
@@ -49,8 +49,8 @@ PADDED_TO = 2
 """How many times as large as the image the padding may make it before phases, which need none, are faster: 3x3 on
 (8,33,33,256) takes 6.3 ms with rate 6 and 8.2 with rate 12 (1.9 and 3.0 times as large), and 7.6 and 7.4 in phases."""
 MOST_PHASES, MOST_COMBS = 256, 4096
-"""Phased is one kernel call however many phases there are. But every phase is a slice in the graph, unless there is no
-stride; and phases that are longer than the image are padded."""
+"""Most phases before the phased kernel refuses: with a stride, where each is a slice in the graph; and without, where
+phases longer than the image are padded."""
 MOST_PADDING = 2**24
 """Elements that padding may add to an image before the kernels that need it in memory refuse."""
 
@@ -76,7 +76,7 @@ class Native:
             return "windows or taps stand further apart than the image is large; these kernels lay out what is between"
         if isinstance(kernel, Phased):
             rows, cols = common_phases(spec.rows, spec.cols)
-            most = MOST_COMBS if spec.rows.stride == spec.cols.stride == 1 else MOST_PHASES
+            most = MOST_PHASES if spec.is_strided else MOST_COMBS
             if rows.count * cols.count > most:
                 return f"these strides and dilations take {rows.count * cols.count} phases, more than {most}"
         added = 0 if isinstance(kernel, Plain) or not spec.known else _padding(spec, kernel)
@@ -133,15 +133,15 @@ class Native:
 
 @lru_cache(maxsize=4096)
 def _kernel(spec: ConvSpec, contraction: Contraction) -> Kernel:
-    equal, undilated = spec.rows.stride == spec.cols.stride, spec.rows.rate == spec.cols.rate == 1
-    if equal and undilated:
+    equal = spec.rows.stride == spec.cols.stride
+    if equal and not spec.is_dilated:
         return Plain()
     if not onednn_computes(spec):
         # A graph may be converted to LiteRT, where it is one dilated convolution if the padding comes first.
         return Phased(pads_first=contraction == "output")
     if contraction != "output":
         # oneDNN's gradients of dilated convolutions are up to ten times slower than phases.
-        return Grouped() if undilated else Phased()
+        return Phased() if spec.is_dilated else Grouped()
     if equal:
         return Phased() if _is_padded_too_far(spec) else Plain()
     # With one channel and one column of output, strides (1, s) leave rows unwritten (TensorFlow 2.21; tf.nn does too).
@@ -179,7 +179,7 @@ def _nhwc_sizes(spec: ConvSpec, sizes: tf.Tensor) -> Any:
 
 def _padded_if_faster(spec: ConvSpec, x: tf.Tensor) -> tuple[ConvSpec, tf.Tensor]:
     """An NHWC spec and input, the padding of which has been applied where the kernels would be slow at it."""
-    if not needs_padding(spec):
+    if not is_padded_slowly(spec):
         return spec, x
     kernel = _kernel(spec, "output")
     if isinstance(kernel, Phased) or _padding(spec, kernel) > MOST_PADDING:
@@ -187,16 +187,16 @@ def _padded_if_faster(spec: ConvSpec, x: tf.Tensor) -> tuple[ConvSpec, tf.Tensor
     return padded(spec, x)
 
 
-def needs_padding(spec: ConvSpec) -> bool:
+def is_padded_slowly(spec: ConvSpec) -> bool:
     """Whether the output is dilated, of known size, and padded further than oneDNN's fast kernels do themselves."""
-    if not spec.known or spec.rows.rate == spec.cols.rate == 1:
+    if not spec.known or not spec.is_dilated:
         return False
     return bool(max(*spec.rows.pads, *spec.cols.pads) > PADS_IN_PLACE)
 
 
 def _is_padded_too_far(spec: ConvSpec) -> bool:
     """Whether phases, which need no padding, are faster."""
-    if not needs_padding(spec) or common_phases(spec.rows, spec.cols)[0].padding == "VALID":
+    if not is_padded_slowly(spec) or common_phases(spec.rows, spec.cols)[0].padding == "VALID":
         return False
     axes = spec.rows, spec.cols
     if prod(axis.rate for axis in axes) > MOST_COMBS:
@@ -238,12 +238,9 @@ def _with_room_for_an_output(spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tupl
         w = raw.Pad(input=w, paddings=[[0, 0], [0, 0], channels, multiples])
     if spec.known or spec.rows.padding == "SAME":
         return spec, x, w
-    pads = []
-    for axis in spec.axes(tf.shape(x), tf.shape(w)):
-        before, after = axis.pads
-        pads.append([before, after + at_least_zero(axis.span - (before + axis.size + after))])
+    pads = [list(axis.pads_for_a_window) for axis in spec.axes(tf.shape(x), tf.shape(w))]
     x = raw.Pad(input=x, paddings=[[0, 0], *pads, [0, 0]])
-    return without_padding(spec), x, w
+    return on_padded_input(spec), x, w
 
 
 def _right_when_empty(spec: ConvSpec, y: tf.Tensor, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:

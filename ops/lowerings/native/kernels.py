@@ -85,7 +85,7 @@ class Plain:
         return raw.DepthwiseConv2dNativeBackpropInput(input_sizes=sizes, filter=w, out_backprop=dy, **_attributes(spec))
 
     def filter_grad(self, spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor:
-        if _is_higher_than_the_image(spec):
+        if _pays_to_pad_first(spec):
             spec, x = padded(spec, x)
         return raw.DepthwiseConv2dNativeBackpropFilter(
             input=x, filter_sizes=sizes, out_backprop=dy, **_attributes(spec)
@@ -102,20 +102,23 @@ class Grouped:
         return raw.Conv2D(input=x, filter=tf.reshape(w, self._filter_sizes(tf.shape(w))), **_attributes(spec))
 
     def input_grad(self, spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor:
-        w = tf.reshape(w, self._filter_sizes(tf.shape(w)))
+        w, on_padded = tf.reshape(w, self._filter_sizes(tf.shape(w))), without_explicit_padding(spec)
         (top, bottom), (left, right) = explicit_pads(spec)
-        padded = [sizes[0], top + sizes[1] + bottom, left + sizes[2] + right, sizes[3]]
+        padded_sizes = [sizes[0], top + sizes[1] + bottom, left + sizes[2] + right, sizes[3]]
         dx = raw.Conv2DBackpropInput(
-            input_sizes=tf.stack(padded), filter=w, out_backprop=dy, **_attributes(without_padding(spec))
+            input_sizes=tf.stack(padded_sizes), filter=w, out_backprop=dy, **_attributes(on_padded)
         )
         return cut(dx, [0, top, left, 0], [sizes[0], top + sizes[1], left + sizes[2], sizes[3]])
 
     def filter_grad(self, spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor:
-        pads = explicit_pads(spec)
+        pads, on_padded = explicit_pads(spec), without_explicit_padding(spec)
         if any(sum(pads, ())):
             x = raw.Pad(input=x, paddings=[(0, 0), *pads, (0, 0)])
         dw = raw.Conv2DBackpropFilter(
-            input=x, filter_sizes=self._filter_sizes(sizes), out_backprop=dy, **_attributes(without_padding(spec))
+            input=x,
+            filter_sizes=self._filter_sizes(sizes),
+            out_backprop=dy,
+            **_attributes(on_padded),
         )
         return tf.reshape(dw, sizes)
 
@@ -124,10 +127,10 @@ class Grouped:
         return tf.stack([sizes[0], sizes[1], 1, sizes[2] * sizes[3]])
 
 
-def _is_higher_than_the_image(spec: ConvSpec) -> bool:
-    """Whether the filter is, of few taps, both of known size, where oneDNN computes; and padded by no more than SAME is
-    or twice that."""
-    if not spec.known or spec.rows.size >= spec.rows.taps or spec.rows.taps * spec.cols.taps > MOST_TAPS_PADDED:
+def _pays_to_pad_first(spec: ConvSpec) -> bool:
+    """Whether the filter gradient is faster on an input padded beforehand: oneDNN computes, sizes are known, the filter
+    is higher than the image and has few taps, and no axis is padded by more than twice its span."""
+    if not spec.known or spec.rows.size >= spec.rows.taps or spec.taps > MOST_TAPS_PADDED:
         return False
     return onednn_computes(spec) and all(sum(axis.pads) <= 2 * axis.span for axis in (spec.rows, spec.cols))
 
@@ -138,7 +141,7 @@ def explicit_pads(spec: ConvSpec) -> tuple[tuple[int, int], tuple[int, int]]:
     return ((0, 0), (0, 0)) if isinstance(rows, str) or isinstance(cols, str) else (rows, cols)
 
 
-def without_padding(spec: ConvSpec) -> ConvSpec:
+def without_explicit_padding(spec: ConvSpec) -> ConvSpec:
     """The same convolution on an input to which an explicit padding has been applied."""
     return spec if isinstance(spec.rows.padding, str) else on_padded_input(spec)
 

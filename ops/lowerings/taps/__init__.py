@@ -27,8 +27,7 @@ class Taps:
 
     def input_grad(self, spec: ConvSpec, filter: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
         formulation = _formulation(spec)
-        is_strided = not spec.rows.stride == spec.cols.stride == 1
-        compute = (strided if formulation is stencil and is_strided else formulation).input_grad
+        compute = (strided if formulation is stencil and spec.is_strided else formulation).input_grad
         return compute(spec, filter, dy, sizes)
 
     def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
@@ -39,7 +38,8 @@ class Taps:
 
 
 def _formulation(spec: ConvSpec) -> ModuleType:
-    """Where the output and the input gradient are written down for such sizes."""
+    """The module that computes output and input gradient for such sizes (`strided` the latter, where there is a stride
+    and this is `stencil`)."""
     if not spec.known:
         return padded
     if spec.far_apart:

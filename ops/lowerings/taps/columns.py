@@ -168,13 +168,7 @@ def padded_evenly(layout: Layout, x: tf.Tensor, dy: tf.Tensor, rows: tuple[Any, 
     """
     axis = layout.spec.cols
     made_up = at_least_zero(1 - axis.output)
-    return layout.pad(x, rows, pads_for_a_window(axis)), layout.pad(dy, (0, 0), (0, made_up))
-
-
-def pads_for_a_window(axis: Axis) -> tuple[Any, Any]:
-    """The padding of an axis, and where that leaves no output, what a window wants besides."""
-    before, after = axis.pads
-    return before, after + at_least_zero(axis.span - before - axis.size - after)
+    return layout.pad(x, rows, axis.pads_for_a_window), layout.pad(dy, (0, 0), (0, made_up))
 
 
 def columns_of(layout: Layout, x: tf.Tensor, dy: tf.Tensor, rows: Axis, most_sums: int) -> Columns:

@@ -54,9 +54,9 @@ def _sum(layout: Layout, w: tf.Tensor, image: tf.Tensor, rows: Walk, cols: Walk)
         met = raw.Transpose(x=met, perm=[0, 3, 1, 2])
     if spare:
         # In memory, or XLA sees that nothing reads the zeros.
-        met, image = (layout.in_memory(layout.apart(tensor, spare)) for tensor in (met, image))
+        met, image = (layout.in_memory(layout.with_spare(tensor, spare)) for tensor in (met, image))
         image = image[:, :, :-1]
     taps = tf.reverse(raw.Transpose(x=image, perm=[layout.row, layout.col, 0, layout.channel]), [0, 1])
     height, width, batch, channels = sizes_of(taps)
-    taps = tf.reshape(taps, layout.shape(height, width, *spec.layout(batch, 1, 1, channels)))
+    taps = tf.reshape(taps, layout.shape(height, width, *spec.in_order(batch, 1, 1, channels)))
     return stencil(layout, met, taps, rows, cols, spare)

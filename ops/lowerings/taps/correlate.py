@@ -15,9 +15,9 @@ Stage 2 must begin with an op that XLA does not fuse stage 1 into (that would re
 over windows is one, and `AvgPool` times its window size is that reduction in every mode of TensorFlow.
 
 In stage 1 tap columns are concatenated. Tap rows, of which a concatenation would have too many, become a real loop
-dimension: a column of the input, repeated and cut into rows that are `rate` longer than itself, holds in row i the
-column shifted by i taps. Broadcast, reshape, slice and transpose are mere index arithmetic in the fused loop. What
-wraps around the edge of the image is masked out.
+dimension: a column of the input, repeated and cut into rows that are `rate` longer than itself (or than as many of it
+as the outputs reach over), holds in row i the column shifted by i taps. Broadcast, reshape, slice and transpose are
+mere index arithmetic in the fused loop. What wraps around the edge of the image is masked out.
 
 XLA emits a concatenation at the root of a fusion as one loop nest per operand, each loading everything again. Behind
 a `reverse` it becomes one nest, whose loads the taps share; stage 2 sees to the order.
@@ -45,7 +45,6 @@ from depthwise.ops.lowerings.taps.columns import (
     Columns,
     columns_of,
     padded_evenly,
-    pads_for_a_window,
 )
 from depthwise.ops.lowerings.taps.layout import TAP_ROWS, Layout, concat, is_large, shaped, sizes_of
 from depthwise.ops.spec import FLOATS, ConvSpec, nhwc
@@ -73,7 +72,7 @@ def _at_once(layout: Layout, x: tf.Tensor, dy: tf.Tensor, most_sums: int) -> tf.
     """The filter gradient of NHWC images, [tap rows, tap columns, channels]."""
     rows = met = layout.spec.rows
     if not layout.spec.known:
-        x, dy = padded_evenly(layout, x, dy, pads_for_a_window(rows))
+        x, dy = padded_evenly(layout, x, dy, rows.pads_for_a_window)
         met = Axis(sizes_of(x)[1], rows.taps, rows.stride, rows.rate, "VALID")
     on_input = tf.convert_to_tensor(_on_input(rows, rows.taps))
     return _contracted(met, columns_of(layout, x, dy, met, most_sums), on_input)
@@ -155,7 +154,8 @@ def _skew(layout: Layout, rows: Axis, columns: Columns) -> Callable[[tf.Tensor],
     """[batch, size, width, channels] -> [batch, outputs, tap rows, width, channels]: the samples under every tap.
 
     The sample of output p under tap row i is (stride*p + rate*i - before) modulo the size. Walk through the column
-    again and again, in rows of `length` = rate modulo the size: row i begins rate*i further on.
+    again and again, in rows of `length` samples: the least number from `reach` on that is the rate plus a multiple of
+    the size, so that row i begins, modulo the size, rate*i further on.
     """
     size, before, reach = rows.size, rows.pads[0], rows.reach
     length = rows.rate + size * ceil_div(at_least_zero(reach - rows.rate), size)

@@ -67,8 +67,8 @@ class Layout:
         if self._is_summed_from_memory():
             # A slice for each output: a reduction XLA would move ahead of the padding, and fuse again.
             dx, end = self.in_memory(dx), self.shape(*sizes)
-            begins = [self.spec.layout(0, 0, 0, m) for m in range(self.multiplier)]
-            strides = self.spec.layout(1, 1, 1, self.multiplier)
+            begins = [self.spec.in_order(0, 0, 0, m) for m in range(self.multiplier)]
+            strides = self.spec.in_order(1, 1, 1, self.multiplier)
             return total([raw.StridedSlice(input=dx, begin=begin, end=end, strides=strides) for begin in begins])
         split = self.shape(*sizes[: self.channel], self.channels, self.multiplier, *sizes[self.channel + 1 :])
         return tf.reduce_sum(tf.reshape(dx, split), self.channel + 1)
@@ -76,7 +76,7 @@ class Layout:
     def _is_summed_from_memory(self) -> bool:
         if not self.spec.known or self.spec.multiplier is None or self.spec.multiplier > MOST_SLICES:
             return False
-        terms: int = self.spec.rows.taps * self.spec.cols.taps * self.spec.multiplier
+        terms: int = self.spec.taps * self.spec.multiplier
         return terms > FUSED_TERMS
 
     def weights(self, w: tf.Tensor) -> list[list[tf.Tensor]]:
@@ -96,20 +96,20 @@ class Layout:
         conflict = 2 * rows * spec.cols.taps > lines_held(spec.channels * spec.multiplier * size)
         return CACHE_LINE_BYTES // size if conflict else 0
 
-    def apart(self, tensor: tf.Tensor, spare: int) -> tf.Tensor:
-        """Channels last, with so many zeros after them."""
+    def with_spare(self, tensor: tf.Tensor, spare: int) -> tf.Tensor:
+        """The tensor, whose last dimension is the channels, with so many channels of zeros after them."""
         if not spare:
             return tensor
         return raw.Pad(input=tensor, paddings=[[0, 0]] * (tensor.shape.rank - 1) + [[0, spare]])
 
-    def weights_apart(self, w: tf.Tensor) -> list[list[tf.Tensor]]:
-        """`weights`, `apart` in memory."""
+    def weights_with_spare(self, w: tf.Tensor) -> list[list[tf.Tensor]]:
+        """As `weights`, but slices of one buffer with spare channels after each tap."""
         if not self.spare:
             return self.weights(w)
         rows, cols, channels = self.spec.rows.taps, self.spec.cols.taps, self.channels * self.multiplier
-        apart = self.apart(tf.reshape(w, [rows * cols, channels]), self.spare)
+        spaced = self.with_spare(tf.reshape(w, [rows * cols, channels]), self.spare)
         # Flat: XLA sees that a slice of a padding reads no zeros, and then pads nothing; through a reshape it does not.
-        flat, step = tf.reshape(apart, [-1]), channels + self.spare
+        flat, step = tf.reshape(spaced, [-1]), channels + self.spare
         begins = [[(i * cols + j) * step for j in range(cols)] for i in range(rows)]
         return [[raw.Slice(input=flat, begin=[at], size=self.shape(channels)) for at in row] for row in begins]
 
@@ -141,7 +141,7 @@ class Layout:
 
     def pad(self, image: tf.Tensor, rows: tuple[Any, Any], cols: tuple[Any, Any]) -> tf.Tensor:
         """The image with (before, after) zeros around its rows and columns."""
-        return raw.Pad(input=image, paddings=self.spec.layout([0, 0], list(rows), list(cols), [0, 0]))
+        return raw.Pad(input=image, paddings=self.spec.in_order([0, 0], list(rows), list(cols), [0, 0]))
 
     def in_memory(self, image: tf.Tensor) -> tf.Tensor:
         """The same in a buffer of its own, which XLA fuses into nothing.
@@ -158,16 +158,16 @@ class Layout:
         return tf.reshape(rows, self.shape(first, second, third + 1, last))
 
     def piece(self, image: tf.Tensor, rows: Run, cols: Run) -> tf.Tensor:
-        """The piece of an image, and the padding around it, that two runs want; padded, its columns are `apart`."""
+        """The piece of an image, and the padding around it, that two runs want; padded, it has spare channels."""
         if rows.piece is None or cols.piece is None:
             return image
         # In one op: of two, XLA drops the one whose zeros no slice reads.
-        paddings = self.spec.layout([0, 0], list(rows.pads), list(cols.pads), [0, self.spare])
+        paddings = self.spec.in_order([0, 0], list(rows.pads), list(cols.pads), [0, self.spare])
         return raw.Pad(input=self.cut(image, (*rows.piece, 1), (*cols.piece, 1)), paddings=paddings)
 
     def zeros(self, image: tf.Tensor, height: Any, width: Any) -> tf.Tensor:
         """An image of zeros with the channels of the output, the batch and dtype of this one."""
-        sizes = self.spec.layout(sizes_of(image)[0], height, width, self.channels * self.multiplier)
+        sizes = self.spec.in_order(sizes_of(image)[0], height, width, self.channels * self.multiplier)
         return tf.zeros(self.shape(*sizes), image.dtype)
 
 
@@ -183,7 +183,7 @@ def is_sized(spec: ConvSpec) -> bool:
 
 def is_large(spec: ConvSpec) -> bool:
     """Whether the filter has too many taps to write out."""
-    return bool(spec.rows.taps * spec.cols.taps > UNROLLED_TAPS)
+    return spec.taps > UNROLLED_TAPS
 
 
 def sizes_of(tensor: tf.Tensor) -> list[Size]:

@@ -69,7 +69,7 @@ def filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -
     the output gradient. (`correlate` has the others.)"""
     layout = Layout(spec, sizes)
     rows, cols = spec.axes(nhwc(tf.shape(x), spec.data_format), sizes)
-    on_input = tf.ones(tf.stack(spec.layout(1, rows.size, cols.size, 1)), tf.bool)
+    on_input = tf.ones(tf.stack(spec.in_order(1, rows.size, cols.size, 1)), tf.bool)
     images = [layout.pad(image, rows.pads, cols.pads) for image in (layout.repeat(x), on_input)]
 
     def tap(k: tf.Tensor) -> tf.Tensor:
@@ -93,7 +93,7 @@ def _stencil(layout: Layout, image: tf.Tensor, w: tf.Tensor, rows: Walk, cols: W
     if is_sized(layout.spec):
         spare = layout.spare if is_large(layout.spec) else 0
         taps = tf.reshape(w, layout.shape(height, width, *layout.weight_shape))
-        return stencil(layout, layout.apart(image, spare), layout.apart(taps, spare), rows, cols, spare)
+        return stencil(layout, layout.with_spare(image, spare), layout.with_spare(taps, spare), rows, cols, spare)
     taps = tf.reshape(w, layout.shape(height * width, *layout.weight_shape))
 
     def tap(k: tf.Tensor) -> tf.Tensor:
@@ -108,7 +108,7 @@ def stencil(layout: Layout, image: tf.Tensor, taps: tf.Tensor, rows: Walk, cols:
 
     Args:
       taps: [tap rows, tap columns, ...], each of a shape that broadcasts against an image.
-      spare: channels at the end of image and taps that are none.
+      spare: how many channels at the end of image and taps are filler, to be cut off.
     """
     if taps.shape[0] * taps.shape[1] <= UNROLLED_TAPS:
         return _written_out(layout, image, taps, rows, cols, spare)

@@ -53,7 +53,7 @@ def _assemble(
     regions = len(rows) * len(cols)
     if regions > MAX_REGIONS or (regions > 1 and layout.spec.data_format == "NCHW"):
         rows, cols = (merged(rows, sizes[0]),), (merged(cols, sizes[1]),)
-        weights = layout.weights_apart(w)
+        weights = layout.weights_with_spare(w)
     else:
         weights = layout.weights(w)
     blocks = [[_block(layout, image, weights, r, c) for c in cols] for r in rows]

@@ -28,7 +28,7 @@ raw = tf.raw_ops
 
 @dataclass(frozen=True)
 class _Shifts:
-    """An axis as the formula above has it: m from 0 to `length`, q from 0 to `count`."""
+    """An axis as the formula above has it: m in range(length), q in range(count)."""
 
     axis: Axis
 
@@ -64,7 +64,7 @@ def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) ->
         return raw.Transpose(x=dx, perm=[0, 3, 1, 2])
     layout = Layout(spec, tf.shape(w))
     rows, cols = _Shifts(spec.rows), _Shifts(spec.cols)
-    places = [axes.count * axes.axis.stride for axes in (rows, cols)]
+    places = [shifts.count * shifts.axis.stride for shifts in (rows, cols)]
     batch, _, _, channels = sizes_of(dy)
     taps, is_tap = _laid_out(tf.reshape(w, [spec.rows.taps, spec.cols.taps, -1]), channels, spec, places)
     dy = layout.pad(dy, rows.pads, cols.pads)
@@ -85,7 +85,7 @@ def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) ->
     bands = [[product(i, j) for j in range(cols.count)] for i in range(rows.count)]
     found = [[term for term in band if term is not None] for band in bands]
     dx = total([total(band) for band in found if band])
-    height, width = (axes.length * axes.axis.stride for axes in (rows, cols))
+    height, width = (shifts.length * shifts.axis.stride for shifts in (rows, cols))
     dx = layout.sum_repeated(tf.reshape(dx, layout.shape(batch, height, width, channels)))
     top, left = spec.rows.pads[0], spec.cols.pads[0]
     dx = layout.cut(dx, (top, top + spec.rows.size, 1), (left, left + spec.cols.size, 1))

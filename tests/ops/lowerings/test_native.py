@@ -8,7 +8,7 @@ import unittest
 
 import tensorflow as tf
 from depthwise.ops import depthwise_conv2d, explain
-from depthwise.ops.lowerings import LOWERINGS
+from depthwise.ops.lowerings import BY_NAME
 from depthwise.ops.lowerings.native.kernels import onednn_runs_grouped_convolutions
 from depthwise.ops.spec import canonicalize
 from parameterized import parameterized
@@ -92,7 +92,7 @@ class PaddingTest(unittest.TestCase):
     def test_a_filter_gradient_is_padded_where_the_filter_is_higher_than_the_image(self, shape, kernel, dtype, pads):
         def filter_grad(x, w):
             spec = canonicalize(x, w, [1, 1, 1, 1], "SAME", None, None)[0]
-            return LOWERINGS["native"].filter_grad(spec, x, x, tf.shape(w))
+            return BY_NAME["native"].filter_grad(spec, x, x, tf.shape(w))
 
         x, w = tf.TensorSpec(shape, dtype), tf.TensorSpec([kernel, kernel, shape[3], 1], dtype)
         graph = tf.function(filter_grad, autograph=False).get_concrete_function(x, w).graph
@@ -100,7 +100,7 @@ class PaddingTest(unittest.TestCase):
 
     def test_gradients_are_padded_phase_by_phase(self):
         """The zeros around an image, here eight times as many as its samples, never reach the kernels."""
-        native = LOWERINGS["native"]
+        native = BY_NAME["native"]
 
         @tf.function(autograph=False)
         def gradients(x, w):

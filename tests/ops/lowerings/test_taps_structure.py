@@ -13,7 +13,7 @@ from itertools import product
 
 import tensorflow as tf
 from depthwise.ops import depthwise_conv2d
-from depthwise.ops.lowerings import LOWERINGS
+from depthwise.ops.lowerings import BY_NAME
 from depthwise.ops.lowerings.taps import Taps
 from depthwise.ops.spec import canonicalize
 from parameterized import parameterized
@@ -48,7 +48,7 @@ def strides_of(stride, data_format):
     return [1, stride, stride, 1] if data_format == "NHWC" else [1, 1, stride, stride]
 
 
-def taps(contraction, stride, data_format, lowering=LOWERINGS["taps"]):
+def taps(contraction, stride, data_format, lowering=BY_NAME["taps"]):
     """(x, w, dy) -> one contraction by the lowering under test."""
 
     def compute(x, w, dy):
