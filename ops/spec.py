@@ -69,7 +69,7 @@ class ConvSpec:
 
     @cached_property
     def is_dilated(self) -> bool:
-        """Whether taps stand apart, along either axis."""
+        """Whether taps stand more than a sample apart, along either axis."""
         return not self.rows.rate == self.cols.rate == 1
 
     @cached_property

@@ -1,14 +1,14 @@
 """Ways to compute the op, by name."""
 
-from depthwise.ops.lowerings.apart import Apart
 from depthwise.ops.lowerings.base import Lowering
+from depthwise.ops.lowerings.in_function import InFunction
 from depthwise.ops.lowerings.native import Native
 from depthwise.ops.lowerings.portable import Portable
 from depthwise.ops.lowerings.taps import Taps
 
 # `taps` is a function, so that layers of one shape, of which models have many, are traced once.
-_taps = Apart("taps", Taps(), jit_compile=False)
-_island = Apart("island", Taps(), jit_compile=True)
+_taps = InFunction("taps", Taps(), jit_compile=False)
+_island = InFunction("island", Taps(), jit_compile=True)
 _native = Native(exactly=Taps())
 
 BY_NAME: dict[str, Lowering] = {

@@ -18,7 +18,7 @@ RULES = {
     "lowerings/base.py": ("spec",),
     "lowerings/native": ("spec", "geometry", "lowerings.base", "lowerings.native"),
     "lowerings/taps": ("spec", "geometry", "lowerings.base", "lowerings.taps"),
-    "lowerings/apart.py": ("spec", "geometry", "lowerings.base"),
+    "lowerings/in_function.py": ("spec", "geometry", "lowerings.base"),
     "lowerings/portable.py": ("spec", "geometry", "lowerings.base"),
     "lowerings/__init__.py": ("lowerings",),
     "gradients.py": ("spec", "geometry", "lowerings"),

@@ -93,14 +93,14 @@ class Native:
         return _leave(spec, y)
 
     def input_grad(self, spec: ConvSpec, filter: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-        def kernel() -> tf.Tensor:
+        def compute() -> tf.Tensor:
             g, nhwc_sizes = _enter(spec, dy), _nhwc_sizes(spec, sizes)
             return _leave(spec, _kernel(spec, "input_grad").input_grad(_inner(spec), filter, g, nhwc_sizes))
 
-        return _unless_empty(spec, kernel, sizes, dy, filter)
+        return _unless_empty(spec, compute, sizes, dy, filter)
 
     def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-        def kernel() -> tf.Tensor:
+        def compute() -> tf.Tensor:
             x, g = _enter(spec, input), _enter(spec, dy)
             found = _kernel(spec, "filter_grad").filter_grad(_inner(spec), x, g, sizes)
             # What is not finite in x or dy shows here: it is a term of some tap's sum. To ask is cheap.
@@ -112,7 +112,7 @@ class Native:
             dw.set_shape(spec.filter_shape)
             return dw
 
-        return _unless_empty(spec, kernel, sizes, dy, input)
+        return _unless_empty(spec, compute, sizes, dy, input)
 
     def _new_exact_filter_grad(self, spec: ConvSpec) -> Callable[..., Any]:
         """(input, dy, a tensor of the filter's shape) -> filter gradient.
@@ -215,16 +215,18 @@ def _padding(spec: ConvSpec, kernel: Kernel) -> int:
 # Emptiness. The oneDNN kernels return wrong shapes and uninitialised memory where a tensor is empty.
 
 
-def _unless_empty(spec: ConvSpec, kernel: Any, sizes: tf.Tensor, *operands: tf.Tensor) -> tf.Tensor:
-    """A gradient: zero where there is nothing to sum, else the kernel's."""
+def _unless_empty(
+    spec: ConvSpec, compute: Callable[[], tf.Tensor], sizes: tf.Tensor, *operands: tf.Tensor
+) -> tf.Tensor:
+    """A gradient: zero where there is nothing to sum, else what is computed."""
     if not spec.may_be_empty:
-        return kernel()
+        return compute()
 
     def zeros() -> tf.Tensor:
         return tf.zeros(sizes, spec.dtype)
 
     elements = [tf.size(operand) for operand in operands]
-    return tf.cond(tf.reduce_min(tf.stack(elements)) > 0, kernel, zeros)
+    return tf.cond(tf.reduce_min(tf.stack(elements)) > 0, compute, zeros)
 
 
 def _with_room_for_an_output(spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tuple[ConvSpec, tf.Tensor, tf.Tensor]:

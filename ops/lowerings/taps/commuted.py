@@ -15,7 +15,7 @@ from __future__ import annotations
 import tensorflow as tf
 from depthwise.ops.geometry import Axis
 from depthwise.ops.lowerings.taps.layout import Layout, shaped, sizes_of
-from depthwise.ops.lowerings.taps.padded import Walk, stencil
+from depthwise.ops.lowerings.taps.padded import Walk, sum_of_taps
 from depthwise.ops.spec import ConvSpec
 
 raw = tf.raw_ops
@@ -49,14 +49,14 @@ def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) ->
 def _sum(layout: Layout, w: tf.Tensor, image: tf.Tensor, rows: Walk, cols: Walk) -> tf.Tensor:
     """The stencil on the filter whose taps are the image, reversed."""
     spec, spare = layout.spec, layout.spare
-    met = tf.reshape(w, layout.shape(1, spec.rows.taps, spec.cols.taps, -1))
+    filter_image = tf.reshape(w, layout.shape(1, spec.rows.taps, spec.cols.taps, -1))
     if spec.data_format == "NCHW":
-        met = raw.Transpose(x=met, perm=[0, 3, 1, 2])
+        filter_image = raw.Transpose(x=filter_image, perm=[0, 3, 1, 2])
     if spare:
         # In memory, or XLA sees that nothing reads the zeros.
-        met, image = (layout.in_memory(layout.with_spare(tensor, spare)) for tensor in (met, image))
+        filter_image, image = (layout.in_memory(layout.with_spare(tensor, spare)) for tensor in (filter_image, image))
         image = image[:, :, :-1]
     taps = tf.reverse(raw.Transpose(x=image, perm=[layout.row, layout.col, 0, layout.channel]), [0, 1])
     height, width, batch, channels = sizes_of(taps)
     taps = tf.reshape(taps, layout.shape(height, width, *spec.in_order(batch, 1, 1, channels)))
-    return stencil(layout, met, taps, rows, cols, spare)
+    return sum_of_taps(layout, filter_image, taps, rows, cols, spare)

@@ -70,12 +70,12 @@ def filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -
 
 def _at_once(layout: Layout, x: tf.Tensor, dy: tf.Tensor, most_sums: int) -> tf.Tensor:
     """The filter gradient of NHWC images, [tap rows, tap columns, channels]."""
-    rows = met = layout.spec.rows
+    rows = rows_met = layout.spec.rows
     if not layout.spec.known:
         x, dy = padded_evenly(layout, x, dy, rows.pads_for_a_window)
-        met = Axis(sizes_of(x)[1], rows.taps, rows.stride, rows.rate, "VALID")
+        rows_met = Axis(sizes_of(x)[1], rows.taps, rows.stride, rows.rate, "VALID")
     on_input = tf.convert_to_tensor(_on_input(rows, rows.taps))
-    return _contracted(met, columns_of(layout, x, dy, met, most_sums), on_input)
+    return _contracted(rows_met, columns_of(layout, x, dy, rows_met, most_sums), on_input)
 
 
 def _by_turns(layout: Layout, x: tf.Tensor, dy: tf.Tensor, most_sums: int) -> tf.Tensor:
@@ -97,12 +97,12 @@ def _by_turns(layout: Layout, x: tf.Tensor, dy: tf.Tensor, most_sums: int) -> tf
 
     def turn(k: tf.Tensor) -> tf.Tensor:
         begin = tf.stack([0, rows.rate * TAP_ROWS * k, 0, 0])
-        met = raw.Slice(input=x, begin=begin, size=layout.shape(batch, band.size, width, channels))
+        image = raw.Slice(input=x, begin=begin, size=layout.shape(batch, band.size, width, channels))
         if layout.spec.known:
-            met = shaped(met, (x.shape[0], band.size, width, x.shape[3]))
+            image = shaped(image, (x.shape[0], band.size, width, x.shape[3]))
         # In memory, for a slice that begins anywhere would keep the loop of stage 1 from being vectorised.
         mask = layout.in_memory(tf.gather(masks, k))[0, :, :TAP_ROWS, 0]
-        return _contracted(band, columns_of(layout, layout.in_memory(met), dy, band, most_sums), mask)
+        return _contracted(band, columns_of(layout, layout.in_memory(image), dy, band, most_sums), mask)
 
     found = tf.map_fn(turn, tf.range(turns), fn_output_signature=dy.dtype)
     return tf.reshape(found, layout.shape(turns * TAP_ROWS, cols.taps, channels))[: rows.taps]

@@ -47,7 +47,7 @@ def output(spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
     layout = Layout(spec, tf.shape(w))
     axes = rows, cols = spec.axes(nhwc(tf.shape(x), spec.data_format), tf.shape(w))
     padded = layout.pad(layout.repeat(x), rows.pads, cols.pads)
-    return shaped(_stencil(layout, padded, w, *map(_forward, axes)), spec.output_shape)
+    return shaped(_sum_of_filter_taps(layout, padded, w, *map(_forward, axes)), spec.output_shape)
 
 
 def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
@@ -60,7 +60,7 @@ def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) ->
     layout = Layout(spec, tf.shape(w))
     axes = spec.axes(nhwc(sizes, spec.data_format), tf.shape(w))
     walks = [Walk(a.pads[0], a.rate, a.size, 1) for a in axes]
-    dx = _stencil(layout, _spread(layout, dy, *axes), tf.reverse(w, [0, 1]), *walks)
+    dx = _sum_of_filter_taps(layout, _spread(layout, dy, *axes), tf.reverse(w, [0, 1]), *walks)
     return shaped(layout.sum_repeated(dx), spec.input_shape)
 
 
@@ -87,13 +87,13 @@ def _forward(axis: Axis) -> Walk:
     return Walk(0, axis.rate, axis.reach, axis.stride)
 
 
-def _stencil(layout: Layout, image: tf.Tensor, w: tf.Tensor, rows: Walk, cols: Walk) -> tf.Tensor:
+def _sum_of_filter_taps(layout: Layout, image: tf.Tensor, w: tf.Tensor, rows: Walk, cols: Walk) -> tf.Tensor:
     """The stencil whose taps are the filter's."""
     height, width = sizes_of(w)[:2]
     if is_sized(layout.spec):
         spare = layout.spare if is_large(layout.spec) else 0
         taps = tf.reshape(w, layout.shape(height, width, *layout.weight_shape))
-        return stencil(layout, layout.with_spare(image, spare), layout.with_spare(taps, spare), rows, cols, spare)
+        return sum_of_taps(layout, layout.with_spare(image, spare), layout.with_spare(taps, spare), rows, cols, spare)
     taps = tf.reshape(w, layout.shape(height * width, *layout.weight_shape))
 
     def tap(k: tf.Tensor) -> tf.Tensor:
@@ -103,7 +103,7 @@ def _stencil(layout: Layout, image: tf.Tensor, w: tf.Tensor, rows: Walk, cols: W
     return _loop(height * width, tap, tf.zeros_like(tap(tf.constant(0))))
 
 
-def stencil(layout: Layout, image: tf.Tensor, taps: tf.Tensor, rows: Walk, cols: Walk, spare: int) -> tf.Tensor:
+def sum_of_taps(layout: Layout, image: tf.Tensor, taps: tf.Tensor, rows: Walk, cols: Walk, spare: int) -> tf.Tensor:
     """The sum over all taps of tap times the samples it meets.
 
     Args:
@@ -145,14 +145,14 @@ def _by_turns(layout: Layout, image: tf.Tensor, taps: tf.Tensor, rows: Walk, col
 
     def turn(k: tf.Tensor) -> tf.Tensor:
         band = layout.in_memory(_under(layout, image, layout.row, bands, k))
-        met = raw.Slice(
+        weights = raw.Slice(
             input=tf.reshape(taps, layout.shape(1, 1, count * width, -1)),
             begin=tf.stack([0, 0, (first + TAP_ROWS * k) * width, 0]),
             size=layout.shape(-1, -1, TAP_ROWS * width, -1),
         )
-        met = layout.in_memory(met)[0, 0, : TAP_ROWS * width]
-        met = tf.reshape(met, layout.shape(TAP_ROWS, width, *each))
-        return _written_out(layout, band, met, in_band, cols, spare)
+        weights = layout.in_memory(weights)[0, 0, : TAP_ROWS * width]
+        weights = tf.reshape(weights, layout.shape(TAP_ROWS, width, *each))
+        return _written_out(layout, band, weights, in_band, cols, spare)
 
     return _loop(turns, turn, sums) if turns else sums
 

@@ -1,10 +1,10 @@
 """Output and input gradient as stencils: each result a sum of taps times shifted samples of an image.
 
-Padding a whole image costs a pass over it: as much as a 3x3 stencil takes altogether. So the results are grouped by
-which taps meet the image and which meet padding (`geometry.output_runs`, `input_runs`); within a group every tap is
-one plain slice of the image, which XLA fuses with the others into one vectorised loop, and the groups are
-concatenated. A 3x3 filter with padding makes nine groups. A larger one makes more, of more taps each, and its stencil
-takes several times what the padding does: there the image is padded, and one group remains. So it is in NCHW, where
+Padding a whole image costs a pass over it: as much as a 3x3 stencil takes altogether. So the results are parted into
+regions, by which taps meet the image and which meet padding (`geometry.output_runs`, `input_runs`); within a region
+every tap is one plain slice of the image, which XLA fuses with the others into one vectorised loop, and the regions are
+concatenated. A 3x3 filter with padding makes nine of them. A larger one makes more, of more taps each, and its stencil
+takes several times what the padding does: there the image is padded, and one region remains. So it is in NCHW, where
 the columns lie side by side in memory: concatenated there, nothing is vectorised (8.2 ms for (8,128,56,56), 3x3;
 padded 3.7).
 """
@@ -19,8 +19,8 @@ from depthwise.ops.spec import ConvSpec
 
 raw = tf.raw_ops
 
-MAX_REGIONS = 9
-"""Most groups that are written out. A 7x7 filter has 49: in groups it compiles for 7 s, padded for less than 1 s."""
+MOST_REGIONS = 9
+"""Most regions that are written out. A 7x7 filter has 49: in regions it compiles for 7 s, padded for less than 1 s."""
 
 
 def output(spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
@@ -45,25 +45,25 @@ def _assemble(
     cols: tuple[Run, ...],
     sizes: tuple[int, int],
 ) -> tf.Tensor:
-    """The stencil's value everywhere, from blocks on which all results are formed alike.
+    """The stencil's value everywhere, from regions in which all results are formed alike.
 
     Args:
       sizes: height and width of the image.
     """
-    regions = len(rows) * len(cols)
-    if regions > MAX_REGIONS or (regions > 1 and layout.spec.data_format == "NCHW"):
+    count = len(rows) * len(cols)
+    if count > MOST_REGIONS or (count > 1 and layout.spec.data_format == "NCHW"):
         rows, cols = (merged(rows, sizes[0]),), (merged(cols, sizes[1]),)
         weights = layout.weights_with_spare(w)
     else:
         weights = layout.weights(w)
-    blocks = [[_block(layout, image, weights, r, c) for c in cols] for r in rows]
+    regions = [[_region(layout, image, weights, r, c) for c in cols] for r in rows]
     if len(rows) == len(cols) == 1:
-        return once(blocks[0][0])
+        return once(regions[0][0])
     # XLA computes a concatenation once by itself; a division after it would be another pass.
-    return concat([concat(band, layout.col) for band in blocks], layout.row)
+    return concat([concat(band, layout.col) for band in regions], layout.row)
 
 
-def _block(layout: Layout, image: tf.Tensor, weights: list[list[tf.Tensor]], rows: Run, cols: Run) -> tf.Tensor:
+def _region(layout: Layout, image: tf.Tensor, weights: list[list[tf.Tensor]], rows: Run, cols: Run) -> tf.Tensor:
     """The results of one run of rows and one run of columns."""
     height, width = rows.stop - rows.start, cols.stop - cols.start
     if not rows.terms or not cols.terms:

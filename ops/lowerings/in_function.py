@@ -18,7 +18,7 @@ from depthwise.ops.lowerings.base import Contraction, Lowering, Mode
 from depthwise.ops.spec import ConvSpec
 
 
-class Apart:
+class InFunction:
     """A lowering, each of whose contractions is a `tf.function`; calls alike share it."""
 
     def __init__(self, name: str, inside: Lowering, jit_compile: bool) -> None:
