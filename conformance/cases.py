@@ -46,21 +46,24 @@ def cases(level: str, devices: Iterable[str] = ("CPU",), seed: int = 0) -> list[
     return [replace(case, device=device, seed=case.seed + seed) for device in devices for case in found]
 
 
-def given(notations: Iterable[str], devices: Sequence[str] = (), seed: int = 0) -> list[Case]:
-    """The cases that notations stand for.
+def selection(notations: Sequence[str] | None, level: str, devices: Sequence[str] | None, seed: int) -> list[Case]:
+    """The cases that a run's options ask for: those that notations stand for, or else those of a level.
 
     Args:
-      notations: see `case.parse`.
-      devices: device types to run each of them on; none to run them where they say.
-      seed: added to that of their data.
+      notations: see `case.parse`; None or none for the level's.
+      level: as for `cases`.
+      devices: device types to run each case on; None for where a notation says, for a level for CPU and GPU.
+      seed: as for `cases`; added to that of a notation's data.
 
     Raises:
-      ValueError: a notation can't be read.
+      ValueError: a notation can't be read, or there is no such level.
 
     Example:
-      >>> [str(case) for case in given(["in=1x5x5x2 filter=3x3x1"], ["GPU"])]
+      >>> [str(case) for case in selection(["in=1x5x5x2 filter=3x3x1"], "quick", ["GPU"], 0)]
       ['in=1x5x5x2 filter=3x3x1 device=GPU']
     """
+    if not notations:
+        return cases(level, devices or ("CPU", "GPU"), seed)
     found = [parse(text) for text in notations]
     return [
         replace(case, device=device, seed=case.seed + seed) for case in found for device in devices or (case.device,)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from depthwise.conformance import expectations, repro, targets
+from depthwise.conformance.amounts import at_least, positive
 from depthwise.conformance.case import Case
-from depthwise.conformance.cases import LEVELS, cases, given
+from depthwise.conformance.cases import LEVELS, selection
 from depthwise.conformance.mutation import BASE, clean, fates
 from depthwise.conformance.process import Limits
 from depthwise.conformance.report import console as console_report
@@ -80,7 +80,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--html", type=_file, metavar="FILE", help="write a self-contained page")
     parser.add_argument("--repros", type=Path, metavar="FOLDER", help="shrink failures, write scripts that show them")
     parser.add_argument(
-        "--shrink", type=_at_least(0), default=3, metavar="N", help="how many failures per target; default 3"
+        "--shrink", type=at_least(0), default=3, metavar="N", help="how many failures per target; default 3"
     )
 
 
@@ -107,14 +107,14 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
         metavar="TYPE",
         help="a device type; repeatable; default CPU and GPU, for a --case the one in its notation",
     )
-    parser.add_argument("--seed", type=_at_least(0), default=0, help="of generated cases and data; default 0")
-    parser.add_argument("--max-cases", type=_at_least(1), metavar="N", help="the first N cases alone")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of generated cases and data; default 0")
+    parser.add_argument("--max-cases", type=at_least(1), metavar="N", help="the first N cases alone")
     parser.add_argument("--shard", type=_shard, metavar="I/N", help="the I-th of N parts of the cases, from 1")
     parser.add_argument(
-        "--jobs", type=_at_least(1), default=min(os.cpu_count() or 1, 8), help="worker processes at a time"
+        "--jobs", type=at_least(1), default=min(os.cpu_count() or 1, 8), help="worker processes at a time"
     )
-    parser.add_argument("--timeout", type=_positive, default=120.0, metavar="SECONDS", help="for one case; default 120")
-    parser.add_argument("--memory", type=_positive, default=16.0, metavar="GIB", help="for one worker; default 16")
+    parser.add_argument("--timeout", type=positive, default=120.0, metavar="SECONDS", help="for one case; default 120")
+    parser.add_argument("--memory", type=positive, default=16.0, metavar="GIB", help="for one worker; default 16")
 
 
 def _file(text: str) -> Path:
@@ -122,25 +122,6 @@ def _file(text: str) -> Path:
     if not path.parent.is_dir() or path.is_dir():
         raise argparse.ArgumentTypeError(f"must be a file in a folder that exists, got {text!r}")
     return path
-
-
-def _positive(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a finite number greater than 0, got {text!r}")
-    return number
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text!r}")
-        return int(text)
-
-    return number
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -278,10 +259,7 @@ def selected(options: argparse.Namespace) -> list[Case]:
     Raises:
       ValueError: a notation or a level can't be read.
     """
-    if options.case:
-        chosen = given(options.case, options.device or (), options.seed)
-    else:
-        chosen = cases(options.level, options.device or ("CPU", "GPU"), options.seed)
+    chosen = selection(options.case, options.level, options.device, options.seed)
     if options.shard:
         index, count = options.shard
         chosen = chosen[index - 1 :: count]

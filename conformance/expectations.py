@@ -127,7 +127,7 @@ def _check(key: str, value: object, what: str) -> None:
         if not isinstance(value, str):
             raise ValueError(f"{what} must be a string, got {value!r}")
     elif not isinstance(value, list) or not value or not all(isinstance(word, str) for word in value):
-        raise ValueError(f"{what} must be a list of strings, got {value!r}")
+        raise ValueError(f"{what} must be a non-empty list of strings, got {value!r}")
     elif (known := _LISTS[key]) and (unknown := set(value) - set(known)):
         raise ValueError(f"{what} must be of {', '.join(known)}, got {', '.join(sorted(unknown))}")
 

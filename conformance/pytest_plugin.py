@@ -7,11 +7,14 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 from depthwise.conformance import checks, expectations
+from depthwise.conformance.amounts import at_least, positive
 from depthwise.conformance.case import Case
-from depthwise.conformance.cases import LEVELS, cases, given
+from depthwise.conformance.cases import LEVELS, selection
 from depthwise.conformance.process import Limits, Worker, Workers
 from depthwise.conformance.results import EXPECTED, FAILURES, PASS, Result, Run
 from depthwise.conformance.seat import Seat
+
+_SELECTING = ("--conformance-case", "--conformance-level", "--conformance-device", "--conformance-seed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,9 +29,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=str.upper,
         help="a device type; repeatable; default CPU and GPU, for a case the one in its notation",
     )
-    group.addoption("--conformance-seed", type=int, default=0, help="of generated cases and data; default 0")
+    group.addoption("--conformance-seed", type=at_least(0), default=0, help="of generated cases and data; default 0")
     group.addoption("--conformance-expect", metavar="FILE", help="known failures: a TOML file, or a shipped one's name")
-    group.addoption("--conformance-timeout", type=float, default=120.0, help="seconds for one case; default 120")
+    group.addoption("--conformance-timeout", type=positive, default=120.0, help="seconds for one case; default 120")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -38,12 +41,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         names = config.getoption("--conformance-target") or ["depthwise"]
         metafunc.parametrize("conformance_target", names, scope="session")
     if "conformance_case" in metafunc.fixturenames:
-        texts = config.getoption("--conformance-case")
-        devices, seed = config.getoption("--conformance-device"), config.getoption("--conformance-seed")
-        if texts:
-            chosen = given(texts, devices or (), seed)
-        else:
-            chosen = cases(config.getoption("--conformance-level"), devices or ("CPU", "GPU"), seed)
+        chosen = selection(*map(config.getoption, _SELECTING))
         metafunc.parametrize("conformance_case", chosen, ids=[str(case).replace(" ", ",") for case in chosen])
 
 

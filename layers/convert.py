@@ -111,13 +111,13 @@ def _check_keras_can(model: Any) -> None:
     for layer in model._flatten_layers():
         if type(layer) not in _REPLACEMENTS["keras"]:
             continue
-        found, advice = "", ""
-        if layer.lowering != "auto":
-            found, advice = f"lowering={layer.lowering!r}", "Call convert(model, lowering='auto') first."
         if not isinstance(layer.padding, str):
             found, advice = f"padding={layer.padding!r}", "Use ZeroPadding2D before a 'valid' layer."
-        if found:
-            raise ValueError(
-                "convert argument `model` must hold only layers that Keras has too for to='keras', but layer"
-                f" {layer.name!r} has {found}. {advice}"
-            )
+        elif layer.lowering != "auto":
+            found, advice = f"lowering={layer.lowering!r}", "Call convert(model, lowering='auto') first."
+        else:
+            continue
+        raise ValueError(
+            "convert argument `model` must hold only layers that Keras has too for to='keras', but layer"
+            f" {layer.name!r} has {found}. {advice}"
+        )

@@ -232,7 +232,7 @@ def check_lowering(lowering: object, whose: str = "depthwise_conv2d") -> None:
 
 def current_mode() -> Mode:
     """Where this is called: in eager code, or in code that is traced, for XLA (`jit_compile=True`, here or further out)
-    or not."""
+    or not, and then perhaps `without_islands`."""
     if tf.executing_eagerly():
         return "eager"
     if GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):

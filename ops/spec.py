@@ -188,7 +188,7 @@ def canonicalize(
       tf.errors.InvalidArgumentError: at run time, where a size or a rank was unknown until then.
     """
     spec, input, filter = record(input, filter, strides, padding, data_format, dilations)
-    if None in spec.input_shape or None in spec.filter_shape:  # as of an unknown rank
+    if None in spec.input_shape or None in spec.filter_shape:  # an unknown rank leaves every size unknown
         input, filter = _checked_at_run_time(spec, input, filter)
     return spec, input, filter
 
@@ -301,10 +301,10 @@ def _check_axis(axis: Axis, side: str, filter_shape: tuple[Dim, ...] | None) -> 
     if axis.taps is not None and axis.span > INT32_MAX:
         raise argument_error("dilations", _SPAN_RULE.format(side), f"{axis.rate} for {axis.taps} taps", _SPAN_ADVICE)
     pads = axis.pads if axis.known or axis.padding != "SAME" else (0, 0)
-    if axis.padding == "SAME" and (axis.size or 0) + sum(pads) > INT32_MAX:
-        received = f"{axis.rate} for {axis.taps} taps on {axis.size} samples"
-        raise argument_error("dilations", _PADDED_RULE.format(side), received, _SPAN_ADVICE)
     if (axis.size or 0) + sum(pads) > INT32_MAX:
+        if axis.padding == "SAME" and axis.rate > 1:  # then it is the rate that makes it pad so much
+            received = f"{axis.rate} for {axis.taps} taps on {axis.size} samples"
+            raise argument_error("dilations", _PADDED_RULE.format(side), received, _SPAN_ADVICE)
         received = f"{'an unknown number of' if axis.size is None else axis.size} samples padded by {pads}"
         raise argument_error("padding", _PADDED_RULE.format(side), received, _PADDED_ADVICE)
 

@@ -385,7 +385,7 @@ class ConvertTest(unittest.TestCase):
                 lambda: called(Lazy(), images(1, 8, 8, 3), images(1, 8, 8, 3)),
                 r"'lazy\w*' \(Lazy with .* \[\(3, 3, 3, 1\), \(3,\)\]\) comes back as .* of shapes \[\]\)",
             ),
-            ("sharing", shared_with_wrapper, "Functional.* comes back as .*"),
+            ("sharing", shared_with_wrapper, r"Functional.* \[(.*)\]\) comes back as .* \[\1, \1\]\)"),
         ]
     )
     def test_says_when_keras_cannot_make_the_model_again(self, _, make, message):

@@ -180,9 +180,9 @@ class IslandTest(unittest.TestCase):
     @parameterized.expand([(2, 17), (1, 65)])
     def test_what_native_cannot_do_is_predicted_all_the_same(self, strides, rate):
         layer = DepthwiseConv2D(3, strides=strides, padding="same", dilation_rate=rate)
-        model = keras.Sequential([keras.Input((128, 128, 16), batch_size=4), layer])
-        x = draw(4, 128, 128, 16)
-        self.assertLessEqual(in_bounds(model, x, model.predict(x, batch_size=4, verbose=0)), 1)
+        model = keras.Sequential([keras.Input((128, 128, 32), batch_size=8), layer])
+        x = draw(8, 128, 128, 32)
+        self.assertLessEqual(in_bounds(model, x, model.predict(x, batch_size=8, verbose=0)), 1)
 
 
 class LiteRTTest(unittest.TestCase):

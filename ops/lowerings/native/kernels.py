@@ -102,24 +102,19 @@ class Grouped:
         return raw.Conv2D(input=x, filter=tf.reshape(w, self._filter_sizes(tf.shape(w))), **_attributes(spec))
 
     def input_grad(self, spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor:
-        w, on_padded = tf.reshape(w, self._filter_sizes(tf.shape(w))), without_explicit_padding(spec)
+        w = tf.reshape(w, self._filter_sizes(tf.shape(w)))
+        attributes = _attributes(without_explicit_padding(spec))
         (top, bottom), (left, right) = explicit_pads(spec)
         padded_sizes = [sizes[0], top + sizes[1] + bottom, left + sizes[2] + right, sizes[3]]
-        dx = raw.Conv2DBackpropInput(
-            input_sizes=tf.stack(padded_sizes), filter=w, out_backprop=dy, **_attributes(on_padded)
-        )
+        dx = raw.Conv2DBackpropInput(input_sizes=tf.stack(padded_sizes), filter=w, out_backprop=dy, **attributes)
         return cut(dx, [0, top, left, 0], [sizes[0], top + sizes[1], left + sizes[2], sizes[3]])
 
     def filter_grad(self, spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor:
-        pads, on_padded = explicit_pads(spec), without_explicit_padding(spec)
+        pads = explicit_pads(spec)
+        attributes = _attributes(without_explicit_padding(spec))
         if any(sum(pads, ())):
             x = raw.Pad(input=x, paddings=[(0, 0), *pads, (0, 0)])
-        dw = raw.Conv2DBackpropFilter(
-            input=x,
-            filter_sizes=self._filter_sizes(sizes),
-            out_backprop=dy,
-            **_attributes(on_padded),
-        )
+        dw = raw.Conv2DBackpropFilter(input=x, filter_sizes=self._filter_sizes(sizes), out_backprop=dy, **attributes)
         return tf.reshape(dw, sizes)
 
     @staticmethod
