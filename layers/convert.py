@@ -11,7 +11,7 @@ from depthwise.layers.conv2d import Conv2D
 from depthwise.layers.depthwise_conv2d import DepthwiseConv2D
 from depthwise.layers.lowering import Lowered
 from depthwise.layers.separable_conv2d import SeparableConv2D
-from depthwise.ops.choose import check_lowering
+from depthwise.ops import check_lowering
 
 _OURS: dict[type, type] = {
     keras.layers.DepthwiseConv2D: DepthwiseConv2D,

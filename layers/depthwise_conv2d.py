@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import keras
-from depthwise.layers.forward import convolve, data_format_of, finish
+from depthwise.layers.forward import convolve, finish, in_order
 from depthwise.layers.lowering import Lowered
-from depthwise.ops.spec import in_order
 
 Pads: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 Shape: TypeAlias = tuple[Any, ...]
@@ -128,7 +127,7 @@ class DepthwiseConv2D(Lowered, keras.layers.DepthwiseConv2D):  # type: ignore[mi
                 f" padded image: inputs shape={input_shape}, padding={self.padding}, kernel_size={self.kernel_size},"
                 f" dilation_rate={self.dilation_rate}. Pad more, or use a smaller kernel."
             )
-        return in_order(data_format_of(self), input_shape[0], height, width, channels * self.depth_multiplier)
+        return in_order(self, input_shape[0], height, width, channels * self.depth_multiplier)
 
 
 def _rates(dilation_rate: Any) -> tuple[int, int] | None:

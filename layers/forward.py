@@ -5,10 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import tensorflow as tf
-from depthwise.ops import depthwise_conv2d
-from depthwise.ops.choose import without_islands
-from depthwise.ops.gradients import may_be_differentiated
-from depthwise.ops.spec import in_order
+from depthwise.ops import depthwise_conv2d, may_be_differentiated, without_islands
 
 
 def convolve(layer: Any, inputs: Any, kernel: Any) -> Any:
@@ -19,13 +16,13 @@ def convolve(layer: Any, inputs: Any, kernel: Any) -> Any:
     converter an island is a function that it does not know (ONNX), or a hundred ops (LiteRT). So islands are left to
     training.
     """
-    data_format, padding = data_format_of(layer), layer.padding
+    strides, padding = layer.strides, layer.padding
     arguments = (
         inputs,
         tf.convert_to_tensor(kernel),  # in the compute dtype, where a mixed policy is at work
-        in_order(data_format, 1, layer.strides[0], layer.strides[1], 1),
-        padding.upper() if isinstance(padding, str) else in_order(data_format, (0, 0), padding[0], padding[1], (0, 0)),
-        data_format,
+        in_order(layer, 1, strides[0], strides[1], 1),
+        padding.upper() if isinstance(padding, str) else in_order(layer, (0, 0), padding[0], padding[1], (0, 0)),
+        data_format_of(layer),
         layer.dilation_rate,
     )
     if tf.executing_eagerly() or may_be_differentiated():
@@ -41,6 +38,12 @@ def finish(layer: Any, outputs: Any) -> Any:
         # Read first (keras.ops.convert_to_tensor hands a variable on): ops are slow at variables in eager code.
         outputs = tf.nn.bias_add(outputs, tf.convert_to_tensor(layer.bias), data_format_of(layer))
     return outputs if layer.activation is None else layer.activation(outputs)
+
+
+def in_order(layer: Any, batch: Any, height: Any, width: Any, channels: Any) -> tuple[Any, ...]:
+    """Four values, one per dimension, in the order of the layer's data format."""
+    last = layer.data_format == "channels_last"
+    return (batch, height, width, channels) if last else (batch, channels, height, width)
 
 
 def data_format_of(layer: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from depthwise.ops.choose import check_lowering
+from depthwise.ops import check_lowering
 
 
 class Lowered:

@@ -245,7 +245,21 @@ _WITHOUT_ISLANDS = ContextVar("without_islands", default=False)
 
 @contextmanager
 def without_islands() -> Iterator[None]:
-    """While this lasts, "auto" takes no islands: other formats have no word for them."""
+    """While this lasts, "auto" takes no islands, nor do gradients of what is called here.
+
+    For what is traced now to be written in another format, or to be served: converters do not know an island (ONNX), or
+    take it apart into a hundred ops (LiteRT), and every shape is compiled at its first call.
+
+    Example:
+      >>> import tensorflow as tf
+      >>> from depthwise.ops import depthwise_conv2d, without_islands
+      >>> @tf.function(input_signature=[tf.TensorSpec([8, 128, 56, 56])])
+      ... def served(x):
+      ...     with without_islands():
+      ...         return depthwise_conv2d(x, tf.ones([3, 3, 128, 1]), [1, 1, 1, 1], "SAME", "NCHW")
+      >>> "PartitionedCall" in {op.type for op in served.get_concrete_function().graph.get_operations()}
+      False
+    """
     before = _WITHOUT_ISLANDS.set(True)
     try:
         yield

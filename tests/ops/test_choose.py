@@ -1,11 +1,12 @@
 """The chooser's table, how it sees compilation, and that `explain` tells what the graph and XLA's code then hold."""
 
+import contextlib
 import itertools
 import unittest
 
 import numpy as np
 import tensorflow as tf
-from depthwise.ops import LOWERINGS, choose, depthwise_conv2d, explain
+from depthwise.ops import LOWERINGS, choose, depthwise_conv2d, explain, without_islands
 from depthwise.ops.choose import TABLE, current_mode
 from depthwise.ops.lowerings.native.kernels import onednn_runs_grouped_convolutions
 from parameterized import parameterized
@@ -156,6 +157,22 @@ class TableTest(unittest.TestCase):
         self.assertEqual(
             " ".join([said.output.lowering, said.input_grad.lowering, said.filter_grad.lowering]), expected
         )
+
+    @parameterized.expand([(False,), (True,)])
+    @unittest.skipIf(tf.config.list_physical_devices("GPU"), "with a GPU, no islands")
+    def test_without_islands(self, without):
+        x, w = tf.ones([8, 128, 56, 56]), tf.ones([3, 3, 128, 1])
+
+        @tf.function(autograph=False)
+        def step(dy):
+            with tf.GradientTape() as tape:
+                tape.watch([x, w])
+                with without_islands() if without else contextlib.nullcontext():
+                    y = depthwise_conv2d(x, w, [1, 1, 1, 1], "SAME", "NCHW")
+            return y, *tape.gradient(y, [x, w], dy)
+
+        operations = step.get_concrete_function(tf.TensorSpec(x.shape)).graph.get_operations()
+        self.assertEqual("PartitionedCall" in {operation.type for operation in operations}, not without)
 
     def test_no_islands_in_eager_code(self):
         said = explain(tf.ones([8, 28, 28, 192]), tf.ones([5, 5, 192, 1]), **ARGUMENTS)
