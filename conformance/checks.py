@@ -65,9 +65,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the checks read: the problem and two runs of the target on it."""
+    """What the checks read: the problem, the results asked for, and two runs of the target."""
 
     problem: Problem
+    asked: tuple[str, ...]
     first: Outputs
     second: Outputs
 
@@ -191,6 +192,11 @@ def groups_of(names: tuple[str, ...]) -> Groups:
     groups: Groups = [(together, ("value",))] if together else []
     groups += [((name,), (name,)) for name in names if name in FIRST_ORDER[1:] or name in SECOND_ORDER]
     return groups
+
+
+def results_of(names: tuple[str, ...]) -> tuple[str, ...]:
+    """All results that these checks need."""
+    return tuple(result for _, results in groups_of(names) for result in results)
 
 
 def repeating(names: tuple[str, ...]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from depthwise.conformance.case import Case
-from depthwise.conformance.checks import checks_of
+from depthwise.conformance.checks import checks_of, results_of
 from depthwise.conformance.data import Problem
 from depthwise.conformance.malformed import MALFORMED
 from depthwise.conformance.results import Result
@@ -51,7 +51,8 @@ def script(result: Result, case: Case) -> str:
       Python source. It exits 1 (or crashes) where the failure shows, and 0 where it doesn't.
     """
     module, call, environment = _how_to_call(result.target)
-    how = _RESULTS.get(result.check, _RESULTS["value"])
+    asked = _asked(result, case)
+    how = _RESULTS[asked[0]]
     problem = Problem(case)
     unit, unit_out = unit_roundoffs(case.dtype) if "int" not in case.dtype else (0.0, 0.0)
     arguments = case.arguments()
@@ -68,9 +69,9 @@ def script(result: Result, case: Case) -> str:
         environment=environment,
         arguments=arguments,
         malformed=malformed,
-        asked=_asked(result, case),
-        first="x" if result.check.startswith("dx") else "w",
-        cotangent="u" if result.check.startswith("dx") else "v",
+        asked=asked,
+        first="x" if asked[0].startswith("dx") else "w",
+        cotangent="u" if asked[0].startswith("dx") else "v",
         source=how.get("source", ""),
         contraction=how["contraction"],
         operands=how["operands"],
@@ -94,9 +95,9 @@ def write(folder: Path, result: Result, case: Case) -> Path:
 
 def _asked(result: Result, case: Case) -> tuple[str, ...]:
     """The results that it takes to show the failure."""
-    if result.together:
-        return tuple(name for name in checks_of(case) if name in _RESULTS)
-    return (result.check,) if result.check in _RESULTS else ("value",)
+    if len(result.shown_by) > 1:  # all of them; a shrunk case may have fewer
+        return results_of(checks_of(case))
+    return result.shown_by or ((result.check,) if result.check in _RESULTS else ("value",))
 
 
 def _how_to_call(target: str) -> tuple[str, str, dict[str, str]]:

@@ -28,8 +28,8 @@ class Result:
         explains it.
       detail: one line on what was found, "" for a pass.
       raised: whether that was an error that the target raised, so that no result exists.
-      together: whether it takes all results of the case, asked for at once, to show it; else the one that the check is
-        named after, or the value, shows it.
+      shown_by: the results that were asked for at once to show it; () is the one that the check is named after, or the
+        value.
       reference: what the reference does in the same check: an outcome, "REFUSES" if it raises an error, "" where it
         wasn't asked.
       was: the outcome that an expected failure had.
@@ -42,7 +42,7 @@ class Result:
     units: float = 0.0
     detail: str = ""
     raised: bool = False
-    together: bool = False
+    shown_by: tuple[str, ...] = ()
     reference: str = ""
     was: str = ""
 

@@ -59,7 +59,7 @@ class Seat:
         if unrepeated and all(result.outcome != CRASH for result in found.values()):
             check = checks.repeating(names)
             detail = f"{unrepeated.detail} when all results were asked for at once, and not for each by itself"
-            found[check] = Result(self._name, case, check, CRASH, detail=detail, together=True)
+            found[check] = Result(self._name, case, check, CRASH, detail=detail, shown_by=checks.results_of(names))
         return [found[name] for name in names]
 
     def _ask(
@@ -75,7 +75,7 @@ class Seat:
                     continue
                 of = message["found"]
                 check, outcome, units = of["check"], of["outcome"], float(of["units"])
-                said = (of["detail"], of["raised"], of["together"])
+                said = (of["detail"], of["raised"], tuple(of["shown_by"]))
                 found[check] = Result(self._name, case, check, outcome, units, *said)
                 if of["spread"]:
                     self._report_spread(case, check, checks.Spread(*of["spread"]))

@@ -61,16 +61,15 @@ class _Trials:
     def _outcome(self, case: Case) -> tuple[str, bool]:
         if self._worker is None:
             self._worker = Worker(self._result.target, self._limits)
+        together = len(self._result.shown_by) > 1
+        asked = checks_of(case) if together else (self._result.check, *self._result.shown_by)
         try:
-            answers = [*self._worker.ask(str(case), self._asked(case), separately=not self._result.together)]
+            answers = [*self._worker.ask(str(case), asked, separately=not together)]
         except WorkerLostError as lost:
             self._close()
             return lost.outcome, False
         found = {message["found"]["check"]: message["found"] for message in answers if "found" in message}
         return found[self._result.check]["outcome"], found[self._result.check]["raised"]
-
-    def _asked(self, case: Case) -> tuple[str, ...]:
-        return checks_of(case) if self._result.together else (self._result.check,)
 
     def _close(self) -> None:
         if self._worker is not None:

@@ -5,7 +5,7 @@ and answers:
 
     {"case": "in=... filter=...", "checks": ["value", ...], "separately": false}
     {"begin": ["value", ...]}      these checks are being computed: a crash from here on is theirs
-    {"found": {"check": "value", "outcome": "PASS", "units": 0.1, "detail": "", "raised": false, "together": false,
+    {"found": {"check": "value", "outcome": "PASS", "units": 0.1, "detail": "", "raised": false, "shown_by": [],
      "spread": null}}
     {"end": true}                  the request is answered
 
@@ -21,6 +21,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 from depthwise.conformance.case import parse
@@ -33,6 +34,7 @@ from depthwise.conformance.checks import (
     Groups,
     groups_of,
     repeating,
+    results_of,
 )
 from depthwise.conformance.data import Problem
 from depthwise.conformance.targets import resolve
@@ -82,23 +84,29 @@ def _answer(answers: TextIO, target: Target, problem: Problem, checks: tuple[str
     groups = groups_of(checks)
     if not separately and len(groups) > 1:
         _send(answers, {"begin": checks})
-        results = tuple(name for _, names in groups for name in names)
         try:
-            evidence = _evidence(target, problem, results)
+            evidence = _evidence(target, problem, results_of(checks))
         except Exception as error:
             if not _each_group(answers, target, problem, groups):
                 return  # one of the results fails, by itself too
             detail = f"raised {_line(error)} when all results were asked for at once, and nothing for each by itself"
-            _found(answers, repeating(checks), "FAIL", Finding(False, detail=detail, raised=True), together=True)
+            finding = Finding(False, detail=detail, raised=True)
+            _found(answers, repeating(checks), "FAIL", finding, shown_by=results_of(checks))
         else:
-            _judge(answers, evidence, checks, together=True)
+            for check in checks:
+                _judge(answers, [evidence], check)
         return
     _each_group(answers, target, problem, groups)
 
 
 def _each_group(answers: TextIO, target: Target, problem: Problem, groups: Groups) -> bool:
-    """Judges the checks of each group by itself. Whether the target had a result for all of them."""
-    complete = True
+    """Judges the checks of each group by itself, and those on every result when all are there that can be had.
+
+    Returns:
+      Whether the target had a result for all of them.
+    """
+    obtained: list[Evidence] = []
+    of_every_result: list[str] = []
     for members, results in groups:
         _send(answers, {"begin": members})
         try:
@@ -106,26 +114,31 @@ def _each_group(answers: TextIO, target: Target, problem: Problem, groups: Group
         except NotImplementedError as error:
             for check in members:
                 _found(answers, check, "UNSUPPORTED", Finding(False, detail=_line(error)))
-            complete = False
         except Exception as error:
             for check in members:
                 _found(answers, check, "FAIL", Finding(False, detail=f"raised {_line(error)}", raised=True))
-            complete = False
         else:
-            _judge(answers, evidence, members, together=False)
-    return complete
+            obtained.append(evidence)
+            of_every_result += [check for check in members if check in ON_EVERY_RESULT]
+            for check in members:
+                if check not in ON_EVERY_RESULT:
+                    _judge(answers, [evidence], check)
+    for check in of_every_result:
+        _judge(answers, obtained, check)
+    return len(obtained) == len(groups)
 
 
 def _evidence(target: Target, problem: Problem, results: tuple[str, ...]) -> Evidence:
     run = target.prepare(problem, results)
-    return Evidence(problem, run(), run())
+    return Evidence(problem, results, run(), run())
 
 
-def _judge(answers: TextIO, evidence: Evidence, checks: tuple[str, ...], *, together: bool) -> None:
-    for check in checks:
-        finding = CHECKS[check](evidence)
-        outcome = "PASS" if finding.holds else "FAIL"
-        _found(answers, check, outcome, finding, together=together and check in ON_EVERY_RESULT)
+def _judge(answers: TextIO, evidences: Sequence[Evidence], check: str) -> None:
+    """Makes a check on each evidence; what is found is the first failure."""
+    findings = [CHECKS[check](evidence) for evidence in evidences]
+    at = next((at for at, finding in enumerate(findings) if not finding.holds), 0)
+    shown_by = evidences[at].asked if check in ON_EVERY_RESULT else ()
+    _found(answers, check, "PASS" if findings[at].holds else "FAIL", findings[at], shown_by=shown_by)
 
 
 def _refusal(target: Target, problem: Problem) -> tuple[str, Finding]:
@@ -143,10 +156,10 @@ def _refusal(target: Target, problem: Problem) -> tuple[str, Finding]:
     return "FAIL", Finding(False, detail=f"returned a result of shape {shape}, but should refuse {problem.case.bad}")
 
 
-def _found(answers: TextIO, check: str, outcome: str, finding: Finding, *, together: bool = False) -> None:
+def _found(answers: TextIO, check: str, outcome: str, finding: Finding, *, shown_by: tuple[str, ...] = ()) -> None:
     spread = finding.spread and dataclasses.astuple(finding.spread)
     found = {"check": check, "outcome": outcome, "units": finding.units, "detail": finding.detail}
-    _send(answers, {"found": {**found, "raised": finding.raised, "together": together, "spread": spread}})
+    _send(answers, {"found": {**found, "raised": finding.raised, "shown_by": shown_by, "spread": spread}})
 
 
 def _send(answers: TextIO, message: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ import unittest
 
 import numpy as np
 from depthwise.conformance.case import parse
-from depthwise.conformance.checks import CHECKS, Evidence, Spread, checks_of, groups_of, statistics
+from depthwise.conformance.checks import CHECKS, Evidence, Spread, checks_of, groups_of, results_of, statistics
 from depthwise.conformance.data import Problem
 from depthwise.conformance.targets.base import Outputs
 from parameterized import parameterized
@@ -18,13 +18,13 @@ def right(problem):
     return Outputs(arrays, problem.case.output_shape, [problem.x.copy(), problem.w.copy()])
 
 
-NUMBERS = ("value", *(name for members, _ in groups_of(checks_of(CASE))[1:] for name in members))
+NUMBERS = results_of(checks_of(CASE))
 
 
 def red(first, second=None):
     """The names of the checks that fail."""
     problem = Problem(CASE)
-    evidence = Evidence(problem, first, second or right(problem))
+    evidence = Evidence(problem, NUMBERS, first, second or right(problem))
     return {name for name in checks_of(CASE) if not CHECKS[name](evidence).holds}
 
 

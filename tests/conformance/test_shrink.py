@@ -9,7 +9,7 @@ from pathlib import Path
 from depthwise.conformance import repro
 from depthwise.conformance.case import MODES, parse
 from depthwise.conformance.cases import cases
-from depthwise.conformance.checks import ON_EVERY_RESULT, checks_of
+from depthwise.conformance.checks import ON_EVERY_RESULT, checks_of, results_of
 from depthwise.conformance.process import Limits
 from depthwise.conformance.results import Result
 from depthwise.conformance.run import run
@@ -29,6 +29,12 @@ def depthwise(input, filter, strides, padding, data_format=None, dilations=None,
 # The output is right; what is wrong is the filter's gradient.
 WRONG_GRADIENT = """
 import tensorflow as tf
+
+@tf.custom_gradient
+def once(gradient):
+    def again(_):
+        raise RuntimeError("there is no second derivative")
+    return gradient, again
 
 def depthwise(input, filter, strides, padding, data_format=None, dilations=None, name=None):
     @tf.custom_gradient
@@ -73,10 +79,11 @@ class ScriptTest(unittest.TestCase):
             ("determinism", "tf.random.normal(w.shape)", "filter_gradient differs"),
             ("shape", "w[..., :1]", "filter_gradient's shape is"),
             ("dtype", "tf.cast(w, tf.float64)", "filter_gradient's dtype is float64"),
+            ("dtype", "once(tf.cast(w * tf.norm(dy), tf.float64))", "filter_gradient's dtype is float64", 2),
         ]
     )
-    def test_a_script_shows_what_a_gradient_alone_fails(self, check, gradient, words):
-        case = parse("in=2x5x4x2 filter=3x2x2 seed=1")
+    def test_a_script_shows_what_a_gradient_alone_fails(self, check, gradient, words, order=1):
+        case = parse(f"in=2x5x4x2 filter=3x2x2 order={order} seed=1")
         with tempfile.TemporaryDirectory() as folder:
             module = Path(folder, "wrong.py")
             module.write_text(WRONG_GRADIENT.format(gradient=gradient))
@@ -93,8 +100,8 @@ class ScriptTest(unittest.TestCase):
     def test_a_script_can_be_written_for_every_check_of_every_case(self):
         for case in cases("quick"):
             for check in checks_of(case):
-                for together in (False, True):
-                    text = repro.script(Result("tf", case, check, "FAIL", together=together), case)
+                for shown_by in ((), ("filter_gradient",), results_of(checks_of(case))):
+                    text = repro.script(Result("tf", case, check, "FAIL", shown_by=shown_by), case)
                     compile(text, "repro.py", "exec")
 
     @parameterized.expand(
@@ -114,7 +121,8 @@ class ScriptTest(unittest.TestCase):
         case = parse(text)
         # Not the stock op for half types: without oneDNN it accumulates in them, and the script shows that it is wrong.
         target = "depthwise" if "float16" in text else "tf"
-        script = repro.script(Result(target, case, check, "FAIL", together=check in ON_EVERY_RESULT), case)
+        shown_by = results_of(checks_of(case)) if check in ON_EVERY_RESULT else ()
+        script = repro.script(Result(target, case, check, "FAIL", shown_by=shown_by), case)
         try:
             exec(compile(script, "repro.py", "exec"), {})
         except SystemExit as error:
