@@ -29,8 +29,9 @@ from rich.markup import escape
 
 CONFORMS, FAILED, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 130
 
-_EPILOG = """exit status: 0 every check that was made conforms (UNSUPPORTED and NOT RUN are reported, not counted);
-1 something does not; 2 it could not run, or a target not one check; 130 it was interrupted, and reports what it had"""
+_EPILOG = """exit status: 0 every check that was made passed or was expected to fail (UNSUPPORTED and NOT RUN are
+reported, not counted); 1 one failed, or one that was expected to does not; 2 a target could not run, or none of its
+checks could; 130 interrupted (Ctrl-C, SIGTERM), after a report of what was found until then"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: as after the program's name; None for those of the process.
 
     Returns:
-      The exit status: 0, 1, 2 or 130, see above.
+      The exit status: 0, 1, 2 or 130 (`--help` tells of what).
     """
     options = parser().parse_args(arguments)
     try:
@@ -217,7 +218,7 @@ def _update(options: argparse.Namespace) -> int:
     found, _ = expectations.apply(found, known)
     added = expectations.update(options.file, found, known)
     console.print(f"{options.file}: {added} entries added; give each its reason", markup=False)
-    return COULD_NOT_RUN if found.unavailable else CONFORMS
+    return COULD_NOT_RUN if found.incomplete else CONFORMS
 
 
 def _refuse(error: ValueError) -> int:
@@ -268,7 +269,7 @@ def selected(options: argparse.Namespace) -> list[Case]:
 
 def status(found: Run) -> int:
     """The exit status of a run."""
-    if found.unavailable or not found.results:
+    if found.incomplete or not found.results:
         return COULD_NOT_RUN
     return FAILED if any(result.outcome in FAILURES for result in found.results) else CONFORMS
 

@@ -56,8 +56,8 @@ def fates(
     def fate(fault: str) -> Fate:
         allowed = replace(limits, seconds=min(limits.seconds, _HANG_SECONDS)) if fault in HANGING else limits
         found = run([fault], cases, jobs=1, limits=allowed, reference=None, stop_at_first_failure=True, workers=workers)
-        if found.unavailable:
-            raise RuntimeError(f"mutation: {fault} must run to be judged, but could not: {found.unavailable[fault]}")
+        if found.incomplete:
+            raise RuntimeError(f"mutation: {fault} must run to be judged, but {found.incomplete[fault]}")
         caught_by = next((result for result in found.results if result.outcome in FAILURES), None)
         if caught_by and caught_by.outcome == TIMEOUT and fault not in HANGING:
             raise RuntimeError(f"mutation: {fault} must answer within --timeout, but did not for {caught_by.subject}")

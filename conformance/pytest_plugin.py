@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import pytest
-from depthwise.conformance import checks, expectations
+from depthwise.conformance import expectations
 from depthwise.conformance.amounts import at_least, positive
-from depthwise.conformance.case import Case
 from depthwise.conformance.cases import LEVELS, selection
 from depthwise.conformance.process import Limits, Worker, Workers
 from depthwise.conformance.results import EXPECTED, FAILURES, PASS, Result, Run
 from depthwise.conformance.seat import Seat
+from depthwise.conformance.statistics import Statistics
 
 _SELECTING = ("--conformance-case", "--conformance-level", "--conformance-device", "--conformance-seed")
 
@@ -46,23 +46,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 class Asked:
-    """A target that the session asks, and the statistics that its answers add up to."""
+    """A target that the session asks, and what its answers add up to."""
 
     def __init__(self, target: str, limits: Limits, known: Sequence[expectations.Known]) -> None:
         self.target, self.known, self.versions = target, known, dict[str, str]()
-        self.spreads: dict[tuple[str, str, str], checks.Spread] = defaultdict(checks.Spread)
-        self.seat = Seat(target, Workers(), limits, self._ready, self._add)
+        self.statistics = Statistics()
+        self.seat = Seat(target, Workers(), limits, self._ready, partial(self.statistics.add, target))
 
     def _ready(self, worker: Worker) -> None:
         self.versions = worker.versions
 
-    def _add(self, case: Case, check: str, spread: checks.Spread) -> None:
-        self.spreads[check, case.dtype, case.mode] += spread
-
-    def judge(self, case: Case) -> None:
+    def judge(self, results: list[Result]) -> None:
         """Fails or skips the test that calls it, or returns."""
-        answered = Run(list(self.seat.answer(case)), {self.target: self.versions})
-        results = expectations.apply(answered, self.known)[0].results
+        results = expectations.apply(Run(results, {self.target: self.versions}), self.known)[0].results
         failed = [result for result in results if result.outcome in FAILURES]
         if failed:
             pytest.fail("\n".join(map(_line, failed)), pytrace=False)

@@ -21,7 +21,8 @@ class Result:
 
     Attributes:
       target: its name.
-      case: the case; for the check "statistics", which is over many cases, the dtype and mode that they share.
+      case: the case; for the checks "statistics:...", which are over many cases, the dtype, mode and device that they
+        share.
       check: the check's name.
       outcome: one of OUTCOMES.
       units: the worst error in units of its bound (for "statistics", of the deviation); infinite if no rounding
@@ -67,10 +68,10 @@ class Run:
       results: in the order of targets, cases and checks.
       versions: of what each target ran on.
       devices: that each target could run on.
-      unavailable: targets that could not be had, with the reason.
+      incomplete: targets of which not everything asked for is there, with the reason.
     """
 
     results: list[Result] = field(default_factory=list)
     versions: dict[str, dict[str, str]] = field(default_factory=dict)
     devices: dict[str, list[str]] = field(default_factory=dict)
-    unavailable: dict[str, str] = field(default_factory=dict)
+    incomplete: dict[str, str] = field(default_factory=dict)

@@ -27,6 +27,7 @@ from depthwise.conformance.results import (
     Run,
 )
 from depthwise.conformance.seat import Seat
+from depthwise.conformance.statistics import Statistics
 from depthwise.conformance.targets import REFERENCE
 
 
@@ -59,7 +60,7 @@ class _Board:
         self._notify = notify
         self._done, self._total, self._failures = 0, len(names) * len(cases), 0
         self.results: dict[str, dict[int, list[Result]]] = {name: {} for name in names}
-        self.spreads: dict[tuple[str, str, str, str, str], checks.Spread] = {}
+        self.statistics = Statistics()
         self.run = Run()
         self.error: BaseException | None = None
 
@@ -84,9 +85,8 @@ class _Board:
             self._notify(Progress(self._done, self._total, self._failures))
 
     def spread(self, name: str, case: Case, check: str, spread: checks.Spread) -> None:
-        key = (name, check, case.dtype, case.mode, case.device)
         with self._lock:
-            self.spreads[key] = self.spreads.get(key, checks.Spread()) + spread
+            self.statistics.add(name, case, check, spread)
 
     def ready(self, name: str, worker: Worker) -> None:
         with self._lock:
@@ -100,10 +100,10 @@ class _Board:
 
     def unavailable(self, name: str, reason: str) -> None:
         with self._lock:
-            self.run.unavailable[name] = reason
+            self.run.incomplete[name] = f"could not run: {reason}"
             self._total -= len(self._open[name])
             self._open[name].clear()
-            if self._tested <= set(self.run.unavailable):  # the reference alone is nobody's question
+            if self._tested <= set(self.run.incomplete):  # the reference alone is nobody's question
                 for waiting in self._open.values():
                     waiting.clear()
 
@@ -155,7 +155,7 @@ def run(
     except KeyboardInterrupt as interrupt:
         board.stop(interrupt)
         found = _with_verdicts(board, targets, cases, reference)
-        found.unavailable.update(dict.fromkeys(targets, "interrupted, so these are not all its results"))
+        found.incomplete.update(dict.fromkeys(targets, "interrupted, so these are not all its results"))
         raise InterruptedRun(found) from None
     if board.error is not None:
         raise board.error
@@ -196,8 +196,8 @@ def _with_verdicts(board: _Board, targets: Sequence[str], cases: Sequence[Case],
         answers = [result.outcome for results in board.results[name].values() for result in results]
         if answers and not set(answers) - {UNSUPPORTED, NOT_RUN}:
             # Else a target that refuses everything, as where its own imports fail, would pass for a conforming one.
-            board.run.unavailable.setdefault(name, f"none of its {len(answers)} checks could be made")
-        board.run.results.extend(_statistics(name, board.spreads))
+            board.run.incomplete.setdefault(name, f"none of its {len(answers)} checks could be made")
+        board.run.results.extend(board.statistics.results(name))
     return board.run
 
 
@@ -205,14 +205,3 @@ def _verdict(result: Result, voice: str) -> Result:
     """The target's result with the reference's voice. That the reference refuses a case isn't a disagreement."""
     wrong = result.outcome == PASS and voice in FAILURES
     return replace(result, reference=voice, outcome=REFERENCE_WRONG if wrong else result.outcome)
-
-
-def _statistics(name: str, spreads: dict[tuple[str, str, str, str, str], checks.Spread]) -> list[Result]:
-    found = []
-    for (target, check, dtype, mode, device), spread in sorted(spreads.items()):
-        if target == name and spread.suffices:
-            finding = checks.statistics(spread)
-            case = Case((0, 0, 0, 0), (1, 1, 1), dtype=dtype, mode=mode, device=device)
-            outcome = PASS if finding.holds else FAIL
-            found.append(Result(name, case, f"{checks.STATISTICS}:{check}", outcome, finding.units, finding.detail))
-    return found

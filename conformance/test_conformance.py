@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import pytest
-from depthwise.conformance import checks
 from depthwise.conformance.case import Case
+from depthwise.conformance.checks import ENOUGH_ELEMENTS
 from depthwise.conformance.pytest_plugin import Asked
 
 
 def test_case(asked: Asked, conformance_case: Case) -> None:
     """Every check of one case."""
-    asked.judge(conformance_case)
+    asked.judge(asked.seat.answer(conformance_case))
 
 
 def test_statistics(asked: Asked) -> None:
     """The errors of all cases before, taken together."""
-    large = {key: spread for key, spread in asked.spreads.items() if spread.suffices}
-    if not large:
-        pytest.skip(f"NOT RUN: no result has {checks.ENOUGH_ELEMENTS} elements")
-    findings = {key: checks.statistics(spread) for key, spread in large.items()}
-    assert not {key: finding.detail for key, finding in findings.items() if not finding.holds}
+    results = asked.statistics.results(asked.target)
+    if not results:
+        pytest.skip(f"NOT RUN: no kind of result has {ENOUGH_ELEMENTS} elements")
+    asked.judge(results)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import tensorflow as tf
@@ -17,18 +18,17 @@ def convolve(layer: Any, inputs: Any, kernel: Any) -> Any:
     training.
     """
     strides, padding = layer.strides, layer.padding
-    arguments = (
-        inputs,
-        tf.convert_to_tensor(kernel),  # in the compute dtype, where a mixed policy is at work
-        in_order(layer, 1, strides[0], strides[1], 1),
-        padding.upper() if isinstance(padding, str) else in_order(layer, (0, 0), padding[0], padding[1], (0, 0)),
-        data_format_of(layer),
-        layer.dilation_rate,
-    )
-    if tf.executing_eagerly() or may_be_differentiated():
-        return depthwise_conv2d(*arguments, lowering=layer.lowering)
-    with without_islands():
-        return depthwise_conv2d(*arguments, lowering=layer.lowering)
+    trains = tf.executing_eagerly() or may_be_differentiated()
+    with nullcontext() if trains else without_islands():
+        return depthwise_conv2d(
+            inputs,
+            tf.convert_to_tensor(kernel),  # in the compute dtype, where a mixed policy is at work
+            in_order(layer, 1, strides[0], strides[1], 1),
+            padding.upper() if isinstance(padding, str) else in_order(layer, (0, 0), padding[0], padding[1], (0, 0)),
+            data_format_of(layer),
+            layer.dilation_rate,
+            lowering=layer.lowering,
+        )
 
 
 def finish(layer: Any, outputs: Any) -> Any:

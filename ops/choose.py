@@ -14,12 +14,11 @@ from functools import lru_cache
 from math import prod
 
 import tensorflow as tf
-from depthwise.ops.gradients import Plan
 from depthwise.ops.lowerings import BY_NAME
-from depthwise.ops.lowerings.base import CONTRACTIONS, Contraction, Mode
+from depthwise.ops.lowerings.base import CONTRACTIONS, Contraction, Mode, Plan
 from depthwise.ops.lowerings.native import is_padded_slowly
 from depthwise.ops.lowerings.native.kernels import onednn_computes
-from depthwise.ops.spec import FLOATS, ConvSpec, argument_error, shown
+from depthwise.ops.spec import FLOATS, MOST_SPECS, ConvSpec, argument_error, shown
 
 try:  # Private: TensorFlow offers no public way to ask. tests/ops/test_choose.py notices if a release changes it.
     from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
@@ -39,10 +38,10 @@ class Row:
     evidence: str
 
 
-ISLAND_TAPS, MORE_ISLAND_TAPS = 25, 49
+LEAST_FILTER_GRAD_TAPS, LEAST_FILTER_GRAD_TAPS_WITHOUT = 25, 49
 """Fewest taps for which an island computes the filter gradient: with oneDNN, where nothing is dilated and channels have
 one output each; and without oneDNN."""
-MOST_ISLAND_TAPS = 64
+MOST_NCHW_TAPS = 64
 """NCHW with oneDNN: most taps for which an island computes output or input gradient. 8x28x28x128 k13 NCHW takes 8.5 ms
 in oneDNN's kernel and 11 in an island, 8x14x14x512 k27 NCHW 19 and 31."""
 MOST_DILATED_TAPS = 9
@@ -82,8 +81,7 @@ def _elements(spec: ConvSpec) -> int:
 
 def _repeats(spec: ConvSpec) -> int:
     """Outputs of an input channel; 1 while unknown."""
-    multiplier: int = spec.multiplier or 1
-    return multiplier
+    return int(spec.multiplier or 1)
 
 
 def _island_in_nchw(spec: ConvSpec, contraction: Contraction, mode: Mode) -> bool:
@@ -91,7 +89,7 @@ def _island_in_nchw(spec: ConvSpec, contraction: Contraction, mode: Mode) -> boo
         return False
     if contraction == "filter_grad":
         return _repeats(spec) == 1
-    return not onednn_computes(spec) or spec.taps <= MOST_ISLAND_TAPS
+    return not onednn_computes(spec) or spec.taps <= MOST_NCHW_TAPS
 
 
 def _island_with_multiplier(spec: ConvSpec, contraction: Contraction, mode: Mode) -> bool:
@@ -106,7 +104,7 @@ def _island_with_onednn(spec: ConvSpec, contraction: Contraction, mode: Mode) ->
     if not _island_may_pay(spec, mode) or not onednn_computes(spec):
         return False
     if contraction == "filter_grad":
-        return spec.is_dilated or (spec.taps >= ISLAND_TAPS and _repeats(spec) == 1)
+        return spec.is_dilated or (spec.taps >= LEAST_FILTER_GRAD_TAPS and _repeats(spec) == 1)
     if not spec.is_dilated or spec.taps > MOST_DILATED_TAPS:
         return False
     return contraction == "input_grad" or is_padded_slowly(spec)
@@ -118,7 +116,7 @@ def _island_without_onednn(spec: ConvSpec, contraction: Contraction, mode: Mode)
     if spec.is_dilated or spec.rows.stride != spec.cols.stride:
         return True
     if contraction == "filter_grad":
-        return spec.taps >= MORE_ISLAND_TAPS
+        return spec.taps >= LEAST_FILTER_GRAD_TAPS_WITHOUT
     if contraction == "output" and spec.is_strided:
         return False
     needs_no_memory = _repeats(spec) == 1 or (contraction == "input_grad" and spec.taps <= MOST_TAPS_SUMMED_AT_ONCE)
@@ -231,8 +229,8 @@ def check_lowering(lowering: object, whose: str = "depthwise_conv2d") -> None:
 
 
 def current_mode() -> Mode:
-    """Where this is called: in eager code, or in code that is traced, for XLA (`jit_compile=True`, here or further out)
-    or not, and then perhaps `without_islands`."""
+    """Where the caller stands: "eager"; "xla" in a function that XLA compiles, at any depth; "export" in another one
+    under `without_islands`; else "graph"."""
     if tf.executing_eagerly():
         return "eager"
     if GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
@@ -267,7 +265,7 @@ def without_islands() -> Iterator[None]:
         _WITHOUT_ISLANDS.reset(before)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=MOST_SPECS)
 def explanation(spec: ConvSpec, lowering: str, mode: Mode) -> Explanation:
     """The choice for each contraction.
 

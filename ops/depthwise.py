@@ -14,7 +14,7 @@ from depthwise.ops.choose import Explanation
 from depthwise.ops.gradients import Trilinear
 from depthwise.ops.lowerings import BY_NAME
 from depthwise.ops.lowerings.base import Mode
-from depthwise.ops.spec import ConvSpec, canonicalize, check_name, record
+from depthwise.ops.spec import MOST_SPECS, ConvSpec, canonicalize, check_name, record
 
 LOWERINGS: tuple[str, ...] = tuple(BY_NAME)
 """Names of the lowerings that can be asked for; "auto" chooses among them."""
@@ -146,6 +146,6 @@ def explain(
     return choose.explanation(spec, lowering, choose.current_mode())
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=MOST_SPECS)
 def _contractions(spec: ConvSpec, lowering: str, mode: Mode) -> Trilinear:
     return Trilinear(spec, choose.plan(spec, lowering, mode))

@@ -49,7 +49,9 @@ class Run(NamedTuple):
 
 
 NEAR = 64
-"""Samples, in an image however small, that may lie between two taps, or two windows, that are not `far_apart`."""
+"""Taps or windows no further apart than this are never `far_apart`, however small the image."""
+MOST_AXES = 4096
+"""Axes whose runs are kept: they are asked for again whenever a call is traced."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class Axis:
         return self.stride * output + self.rate * tap - before
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=MOST_AXES)
 def output_runs(axis: Axis) -> tuple[Run, ...]:
     """The outputs of an axis, as runs whose source is the input."""
     cuts = {0, axis.output}
@@ -146,7 +148,7 @@ def output_runs(axis: Axis) -> tuple[Run, ...]:
     return tuple(runs)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=MOST_AXES)
 def input_runs(axis: Axis) -> tuple[Run, ...]:
     """The inputs of an axis without a stride, as runs whose source is the output.
 

@@ -25,10 +25,10 @@ import itertools
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import tensorflow as tf
-from depthwise.ops.lowerings.base import Lowering
+from depthwise.ops.lowerings.base import Plan
 from depthwise.ops.spec import COMPLEX, ConvSpec, nhwc
 
 try:  # Private: TensorFlow offers no public way. tests/ops/test_gradients.py notices if a release changes it.
@@ -46,15 +46,6 @@ Gradients: TypeAlias = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tens
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Which lowering computes each contraction."""
-
-    output: Lowering
-    input_grad: Lowering
-    filter_grad: Lowering
-
-
-@dataclass(frozen=True)
 class Trilinear:
     """The three contractions of one convolution, each differentiable through the other two."""
 
@@ -63,33 +54,18 @@ class Trilinear:
 
     def output(self, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
         """(input, filter) -> output."""
-
-        def value(x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
-            if self.spec.is_empty:
-                return tf.zeros(self._output_sizes(x, w), x.dtype)
-            return self._accumulated(self.plan.output.output, x, w)
-
-        return _differentiable(value, self._output_gradients, x, w)
+        compute = self.plan.output.output
+        return _differentiable(lambda x, w: self._value(compute, x, w), self._output_gradients, x, w)
 
     def input_grad(self, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
         """(filter, dy) -> input gradient, of shape `sizes`."""
-
-        def value(w: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
-            if self.spec.is_empty:
-                return tf.zeros(sizes, dy.dtype)
-            return self._accumulated(self.plan.input_grad.input_grad, w, dy, sizes)
-
-        return _differentiable(value, self._input_grad_gradients, w, dy)
+        compute = self.plan.input_grad.input_grad
+        return _differentiable(lambda w, dy: self._value(compute, w, dy, sizes), self._input_grad_gradients, w, dy)
 
     def filter_grad(self, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
         """(input, dy) -> filter gradient, of shape `sizes`."""
-
-        def value(x: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
-            if self.spec.is_empty:
-                return tf.zeros(sizes, dy.dtype)
-            return self._accumulated(self.plan.filter_grad.filter_grad, x, dy, sizes)
-
-        return _differentiable(value, self._filter_grad_gradients, x, dy)
+        compute = self.plan.filter_grad.filter_grad
+        return _differentiable(lambda x, dy: self._value(compute, x, dy, sizes), self._filter_grad_gradients, x, dy)
 
     def _output_gradients(self, x: tf.Tensor, w: tf.Tensor, g: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         x_, w_ = self._conj(x), self._conj(w)
@@ -110,12 +86,15 @@ class Trilinear:
         rows, cols = self.spec.axes(sizes, taps)
         return tf.stack(self.spec.in_order(sizes[0], rows.output, cols.output, taps[2] * taps[3]))
 
-    def _accumulated(self, contraction: Callable[..., tf.Tensor], a: tf.Tensor, b: tf.Tensor, *sizes: Any) -> tf.Tensor:
-        """A contraction of two operands, its sums formed in the spec's accumulation dtype and rounded once."""
-        inner = self.spec.accumulated
-        if inner is self.spec:
-            return contraction(inner, a, b, *sizes)
-        return tf.cast(contraction(inner, tf.cast(a, inner.dtype), tf.cast(b, inner.dtype), *sizes), self.spec.dtype)
+    def _value(self, compute: Callable[..., tf.Tensor], a: tf.Tensor, b: tf.Tensor, *sizes: tf.Tensor) -> tf.Tensor:
+        """A contraction of two operands: zeros where there is nothing to sum, else sums in the accumulation dtype, each
+        rounded once."""
+        if self.spec.is_empty:
+            return tf.zeros(sizes[0] if sizes else self._output_sizes(a, b), a.dtype)
+        wide = self.spec.accumulated
+        if wide is self.spec:
+            return compute(wide, a, b, *sizes)
+        return tf.cast(compute(wide, tf.cast(a, wide.dtype), tf.cast(b, wide.dtype), *sizes), self.spec.dtype)
 
     def _conj(self, tensor: tf.Tensor) -> tf.Tensor:
         return tf.math.conj(tensor) if self.spec.dtype in COMPLEX else tensor

@@ -80,8 +80,7 @@ class ConvSpec:
     @cached_property
     def taps(self) -> int:
         """Taps of one filter of known height and width."""
-        taps: int = self.rows.taps * self.cols.taps
-        return taps
+        return int(self.rows.taps * self.cols.taps)
 
     @cached_property
     def input_shape(self) -> tuple[Dim, ...]:
@@ -203,22 +202,23 @@ def record(
       ValueError: an argument breaks a rule; the message names the argument, the rule, the value and the way out.
     """
     input, filter = _tensors(input, filter)
-    shapes = _dims(input), _dims(filter)
+    tensors = _dims(input), _dims(filter), input.dtype.name, filter.dtype.name
+    arguments = strides, padding, data_format, dilations
     try:
-        key = (*shapes, input.dtype, filter.dtype, *map(_frozen, (strides, padding, data_format, dilations)))
+        key = (*tensors, *map(_frozen, arguments))
     except _NotFrozenError:
-        spec = _spec(*shapes, input.dtype.name, filter.dtype.name, strides, padding, data_format, dilations)
-    else:
-        found = _SPECS.get(key)
-        if found is None:
-            found = _spec(*shapes, input.dtype.name, filter.dtype.name, strides, padding, data_format, dilations)
-            if len(_SPECS) >= 4096:
-                _SPECS.clear()
-            _SPECS[key] = found
-        spec = found
+        return _spec(*tensors, *arguments), input, filter
+    spec = _SPECS.get(key)
+    if spec is None:
+        if len(_SPECS) >= MOST_SPECS:
+            _SPECS.clear()
+        spec = _SPECS[key] = _spec(*tensors, *arguments)
     return spec, input, filter
 
 
+MOST_SPECS = 4096
+"""Records of calls to keep, and what is derived from each: more than a program has convolutions, and not without end
+where the sizes of images vary."""
 _SPECS: dict[tuple[Any, ...], ConvSpec] = {}
 """The records of calls seen before: a second eager call costs a look-up."""
 

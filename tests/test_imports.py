@@ -25,7 +25,7 @@ RULES = {
     "ops/lowerings/portable.py": (("ops.spec", "ops.geometry", "ops.lowerings.base"), LIBRARIES),
     "ops/lowerings/__init__.py": (("ops.lowerings",), ()),
     "ops/gradients.py": (("ops.spec", "ops.geometry", "ops.lowerings"), LIBRARIES),
-    "ops/choose.py": (("ops.spec", "ops.gradients", "ops.lowerings"), LIBRARIES),
+    "ops/choose.py": (("ops.spec", "ops.lowerings"), LIBRARIES),
     "ops/depthwise.py": (("ops.autograph", "ops.spec", "ops.gradients", "ops.lowerings", "ops.choose"), LIBRARIES),
     "ops/__init__.py": (("ops.depthwise", "ops.choose", "ops.gradients"), ()),
     "layers": (("ops", "layers"), {"tensorflow", "keras"}),

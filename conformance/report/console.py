@@ -44,8 +44,8 @@ def show(console: Console, run: Run, *, failures: int = 20) -> None:
         _matrix(console, target, results)
         _failures(console, target, results, failures)
     _summary(console, by_target)
-    for target, reason in run.unavailable.items():
-        console.print(f"[yellow]{escape(target)} could not run:[/] {escape(reason)}")
+    for target, reason in run.incomplete.items():
+        console.print(f"[yellow]{escape(target)}:[/] {escape(reason)}")
     absent = {result.case.device for result in run.results if result.outcome == "NOT RUN"}
     if absent:
         console.print(f"[dim]NOT RUN: no {', '.join(sorted(absent))} on this machine[/]")

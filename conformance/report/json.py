@@ -22,7 +22,7 @@ def write(path: Path, run: Run, header: dict[str, Any]) -> None:
         "header": header,
         "versions": run.versions,
         "devices": run.devices,
-        "unavailable": run.unavailable,
+        "incomplete": run.incomplete,
         "results": [as_dict(result) for result in run.results],
     }
     path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")

@@ -33,9 +33,9 @@ def write(path: Path, run: Run) -> None:
         suite.attrib.update({name: str(count) for name, count in sorted(counts.items())})
         for result in results:
             _test(suite, result)
-    for target, reason in run.unavailable.items():
+    for target, reason in run.incomplete.items():
         suite = ElementTree.SubElement(root, "testsuite", name=target, tests="1", errors="1")
-        test = ElementTree.SubElement(suite, "testcase", classname=target, name="start")
+        test = ElementTree.SubElement(suite, "testcase", classname=target, name="complete")
         ElementTree.SubElement(test, "error", message=_NOT_XML.sub("?", reason))
     ElementTree.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
 

@@ -31,7 +31,7 @@ class TensorFlowTarget:
     """Runs a callable in eager mode, as a graph with known or unknown dimensions, and compiled by XLA.
 
     Args:
-      op: called as op(input, filter, strides, padding, data_format=..., dilations=...).
+      op: called as op(input, filter, strides=..., padding=..., data_format=..., dilations=...).
     """
 
     def __init__(self, op: Op) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 import tensorflow as tf
@@ -39,3 +40,12 @@ class Lowering(Protocol):
     def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
         """Of the shape of the filter (`sizes`): the contraction of input and output gradient."""
         ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which lowering computes each contraction."""
+
+    output: Lowering
+    input_grad: Lowering
+    filter_grad: Lowering

@@ -1,8 +1,8 @@
 """Another lowering, in a function of its own inside whatever runs it.
 
 Compiled by XLA (`island`), the function is fused code in the middle of a graph, or of an eager program, that XLA does
-not compile otherwise. It pays where TensorFlow's kernels are slow: the filter gradients of large filters, and nearly
-everything on builds without oneDNN. Its price is a compilation for every shape, at the first call.
+not compile otherwise. It pays where TensorFlow's kernels are slow (`choose` has the cases). Its price is a compilation
+for every shape, at the first call.
 
 Not compiled, it is code that is traced once for all the graphs that hold it.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 from depthwise.ops.lowerings.base import Contraction, Lowering, Mode
-from depthwise.ops.spec import ConvSpec
+from depthwise.ops.spec import MOST_SPECS, ConvSpec
 
 
 class InFunction:
@@ -23,7 +23,7 @@ class InFunction:
 
     def __init__(self, name: str, inside: Lowering, jit_compile: bool) -> None:
         self.name, self.inside, self.jit_compile = name, inside, jit_compile
-        self._function = lru_cache(maxsize=1024)(self._new_function)
+        self._function = lru_cache(maxsize=MOST_SPECS)(self._new_function)
 
     def refuses(self, spec: ConvSpec, contraction: Contraction, mode: Mode) -> str | None:
         if self.jit_compile and not _has_xla():

@@ -5,6 +5,13 @@ import sys
 import tempfile
 import unittest
 
+import pytest
+from depthwise.conformance.case import parse
+from depthwise.conformance.expectations import Known
+from depthwise.conformance.process import Limits
+from depthwise.conformance.pytest_plugin import Asked
+from depthwise.conformance.results import Result
+
 _PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
 _PLAIN, _BOTH = "in=1x4x5x2 filter=3x2x2", "in=1x9x9x2 filter=3x3x1 strides=2x2 dilations=2x2"
 
@@ -26,3 +33,11 @@ class PluginTest(unittest.TestCase):
         ran = self.run_on_tensorflow("--conformance-expect=tf-2.21")
         self.assertIn("1 passed, 2 skipped, 1 xfailed", ran.stdout)
         self.assertEqual(ran.returncode, 0)
+
+    def test_expectations_are_about_statistics_too(self):
+        found = [Result("tf", parse(_PLAIN), "statistics:value", "FAIL", detail="biased")]
+        known = Known("tf", "it is biased", when="mode == 'eager'", checks=("statistics:value",))
+        with self.assertRaisesRegex(pytest.fail.Exception, "biased"):
+            Asked("tf", Limits(), []).judge(found)
+        with self.assertRaisesRegex(pytest.xfail.Exception, "it is biased"):
+            Asked("tf", Limits(), [known]).judge(found)

@@ -165,7 +165,7 @@ class CommandLineTest(unittest.TestCase):
             path.write_text("def op(*arguments, **options):\n    raise NotImplementedError('nothing here')\n")
             self.assertEqual(main(["run", "--target", f"{path}:op", "--case", PLAIN]), 2)
             found = run([f"{path}:op", "depthwise"], [parse(PLAIN)], jobs=2)
-        self.assertEqual(list(found.unavailable), [f"{path}:op"])
+        self.assertEqual(list(found.incomplete), [f"{path}:op"])
 
     @parameterized.expand([("raise RuntimeError('once')", "FAIL"), ("os.kill(os.getpid(), 11)", "CRASH")])
     def test_what_does_not_repeat_is_not_forgotten(self, failure, outcome):
@@ -218,7 +218,7 @@ class CommandLineTest(unittest.TestCase):
             self.assertEqual(run.returncode, 130)
             self.assertIn("interrupted", said)
             self.assertEqual({r["case"] for r in found["results"]}, {PLAIN})
-            self.assertIn("interrupted", found["unavailable"][f"{target}:op"])
+            self.assertIn("interrupted", found["incomplete"][f"{target}:op"])
             with self.assertRaises(ProcessLookupError):
                 for _ in range(50):  # the worker notices within half a second
                     os.kill(int(mark.read_text()), 0)

@@ -1,6 +1,6 @@
 """The op through TensorFlow's own convolution kernels.
 
-Three kernels of `tf.raw_ops` compute depthwise convolutions, and none takes every case. Which one a case gets:
+Two kernels of `tf.raw_ops` compute depthwise convolutions, and neither takes every case. What a case gets:
 
     plain       DepthwiseConv2dNative: equal strides, no dilation. Every build and device has it. With oneDNN its
                 output may be dilated too; its gradients then err, some in silence.
@@ -8,7 +8,7 @@ Three kernels of `tf.raw_ops` compute depthwise convolutions, and none takes eve
                 fast as the plain one, but its output errs for a single channel, and its gradients are slow where
                 dilated; other CPU builds run it 30 to 60 times slower, without gradients.
     phased      the plain kernel over interleaved subsamples of the input (`geometry.common_phases`): whatever the
-                other two cannot do, on any build, and what they would pad too far.
+                two kernels cannot do as they are, on any build, and what they would pad too far.
 
 All of them run on NHWC (an NCHW tensor is transposed around the kernel: TensorFlow's CPU kernels refuse NCHW or
 reorder it at greater cost).
@@ -38,7 +38,7 @@ from depthwise.ops.lowerings.native.kernels import (
     padded,
 )
 from depthwise.ops.lowerings.native.phased import Phased
-from depthwise.ops.spec import FLOATS, ConvSpec
+from depthwise.ops.spec import FLOATS, MOST_SPECS, ConvSpec
 
 raw = tf.raw_ops
 
@@ -64,7 +64,7 @@ class Native:
         """`exactly`: the lowering for filter gradients where something is not finite. TensorFlow's kernels multiply the
         padding's zeros with the output gradient, and 0 * NaN is NaN: it would reach taps that it has no part in."""
         self.exactly = exactly
-        self._exact_filter_grad = lru_cache(maxsize=64)(self._new_exact_filter_grad)
+        self._exact_filter_grad = lru_cache(maxsize=MOST_SPECS)(self._new_exact_filter_grad)
 
     def refuses(self, spec: ConvSpec, contraction: Contraction, mode: Mode) -> str | None:
         if spec.dtype not in FLOATS:
@@ -85,24 +85,24 @@ class Native:
         return None
 
     def output(self, spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) -> tf.Tensor:
-        x = _enter(spec, input)
-        inner, image = _padded_if_faster(_inner(spec), x)
+        x = _to_nhwc(spec, input)
+        inner, image = _padded_if_faster(_as_nhwc(spec), x)
         y = _kernel(spec, "output").output(*_with_room_for_an_output(inner, image, filter))
         if spec.may_be_empty:
             y = _right_when_empty(spec, y, x, filter)
-        return _leave(spec, y)
+        return _from_nhwc(spec, y)
 
     def input_grad(self, spec: ConvSpec, filter: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
         def compute() -> tf.Tensor:
-            g, nhwc_sizes = _enter(spec, dy), _nhwc_sizes(spec, sizes)
-            return _leave(spec, _kernel(spec, "input_grad").input_grad(_inner(spec), filter, g, nhwc_sizes))
+            g, nhwc_sizes = _to_nhwc(spec, dy), _nhwc_sizes(spec, sizes)
+            return _from_nhwc(spec, _kernel(spec, "input_grad").input_grad(_as_nhwc(spec), filter, g, nhwc_sizes))
 
         return _unless_empty(spec, compute, sizes, dy, filter)
 
     def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
         def compute() -> tf.Tensor:
-            x, g = _enter(spec, input), _enter(spec, dy)
-            found = _kernel(spec, "filter_grad").filter_grad(_inner(spec), x, g, sizes)
+            x, g = _to_nhwc(spec, input), _to_nhwc(spec, dy)
+            found = _kernel(spec, "filter_grad").filter_grad(_as_nhwc(spec), x, g, sizes)
             # What is not finite in x or dy shows here: it is a term of some tap's sum. To ask is cheap.
             dw = tf.cond(
                 tf.reduce_all(tf.math.is_finite(found)),
@@ -131,7 +131,7 @@ class Native:
         return concrete
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=MOST_SPECS)
 def _kernel(spec: ConvSpec, contraction: Contraction) -> Kernel:
     equal = spec.rows.stride == spec.cols.stride
     if equal and not spec.is_dilated:
@@ -151,29 +151,29 @@ def _kernel(spec: ConvSpec, contraction: Contraction) -> Kernel:
 # Entering and leaving the kernels' world: NHWC.
 
 
-@lru_cache(maxsize=4096)
-def _inner(spec: ConvSpec) -> ConvSpec:
+@lru_cache(maxsize=MOST_SPECS)
+def _as_nhwc(spec: ConvSpec) -> ConvSpec:
     return replace(spec, data_format="NHWC")
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=MOST_SPECS)
 def _of_any_size(spec: ConvSpec) -> ConvSpec:
     """The convolution with every size forgotten: one function is then right for all, and hardly ever runs."""
     rows, cols = (replace(axis, size=None, taps=None) for axis in (spec.rows, spec.cols))
-    return replace(_inner(spec), batch=None, channels=None, multiplier=None, rows=rows, cols=cols)
+    return replace(_as_nhwc(spec), batch=None, channels=None, multiplier=None, rows=rows, cols=cols)
 
 
-def _enter(spec: ConvSpec, tensor: tf.Tensor) -> tf.Tensor:
+def _to_nhwc(spec: ConvSpec, tensor: tf.Tensor) -> tf.Tensor:
     return raw.Transpose(x=tensor, perm=[0, 2, 3, 1]) if spec.data_format == "NCHW" else tensor
 
 
-def _leave(spec: ConvSpec, tensor: tf.Tensor) -> tf.Tensor:
+def _from_nhwc(spec: ConvSpec, tensor: tf.Tensor) -> tf.Tensor:
     return raw.Transpose(x=tensor, perm=[0, 3, 1, 2]) if spec.data_format == "NCHW" else tensor
 
 
 def _nhwc_sizes(spec: ConvSpec, sizes: tf.Tensor) -> Any:
     if None not in spec.input_shape:
-        return _inner(spec).input_shape
+        return _as_nhwc(spec).input_shape
     return tf.gather(sizes, [0, 2, 3, 1]) if spec.data_format == "NCHW" else sizes
 
 
@@ -208,8 +208,7 @@ def _padding(spec: ConvSpec, kernel: Kernel) -> int:
     """Elements that padding adds to an input of known size, where the kernel needs it in memory."""
     pads = kernel.pads(spec) if isinstance(kernel, Phased) else (spec.rows.pads, spec.cols.pads)
     samples = prod(axis.size + sum(pad) for axis, pad in zip((spec.rows, spec.cols), pads, strict=True))
-    added: int = (samples - spec.rows.size * spec.cols.size) * (spec.batch or 1) * (spec.channels or 1)
-    return added
+    return int((samples - spec.rows.size * spec.cols.size) * (spec.batch or 1) * (spec.channels or 1))
 
 
 # Emptiness. The oneDNN kernels return wrong shapes and uninitialised memory where a tensor is empty.
@@ -256,5 +255,5 @@ def _right_when_empty(spec: ConvSpec, y: tf.Tensor, x: tf.Tensor, w: tf.Tensor) 
     batch, channels = tf.shape(x)[0], tf.shape(w)[2] * tf.shape(w)[3]
     y = cut(y, [0, 0, 0, 0], [batch, rows.output, cols.output, channels])
     y = tf.reshape(y, tf.stack([batch, rows.output, cols.output, channels]))
-    y.set_shape(_inner(spec).output_shape)
+    y.set_shape(_as_nhwc(spec).output_shape)
     return y

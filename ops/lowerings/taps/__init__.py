@@ -15,7 +15,7 @@ from depthwise.ops.spec import ConvSpec
 
 
 class Taps:
-    """Shifted multiply-adds that XLA fuses into single passes."""
+    """Shifted multiply-adds that XLA fuses into a few passes."""
 
     name = "taps"
 
@@ -23,27 +23,23 @@ class Taps:
         return None
 
     def output(self, spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) -> tf.Tensor:
-        return _formulation(spec).output(spec, input, filter)
+        return _formulation(spec, "output").output(spec, input, filter)
 
     def input_grad(self, spec: ConvSpec, filter: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-        formulation = _formulation(spec)
-        compute = (strided if formulation is stencil and spec.is_strided else formulation).input_grad
-        return compute(spec, filter, dy, sizes)
+        return _formulation(spec, "input_grad").input_grad(spec, filter, dy, sizes)
 
     def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-        if spec.far_apart:
-            return tap_by_tap.filter_grad(spec, input, dy, sizes)
-        compute = (correlate if is_sized(spec) else padded).filter_grad
-        return compute(spec, input, dy, sizes)
+        return _formulation(spec, "filter_grad").filter_grad(spec, input, dy, sizes)
 
 
-def _formulation(spec: ConvSpec) -> ModuleType:
-    """The module that computes output and input gradient for such sizes (`strided` the latter, where there is a stride
-    and this is `stencil`)."""
-    if not spec.known:
-        return padded
+def _formulation(spec: ConvSpec, contraction: Contraction) -> ModuleType:
+    """The module that computes this contraction for such sizes."""
     if spec.far_apart:
         return tap_by_tap
-    if not is_large(spec):
-        return stencil
-    return commuted if commuted.is_covered(spec) else padded
+    if contraction == "filter_grad":
+        return correlate if is_sized(spec) else padded
+    if not spec.known:
+        return padded
+    if is_large(spec):
+        return commuted if commuted.is_covered(spec) else padded
+    return strided if contraction == "input_grad" and spec.is_strided else stencil

@@ -1,13 +1,13 @@
 """Output and input gradient where the filter covers the whole image from everywhere: convolution commutes.
 
-Of a 27x27 filter on a 14x14 image, most taps meet padding: of 27 in a row, 14. If every output has every input sample
-in its window, then take the image for the filter, and the filter for the image:
+Most taps of a 27x27 filter on a 14x14 image meet padding: of the 27 in a row, 14 meet the image. If every output has
+every input sample in its window, then take the image for the filter, and the filter for the image:
 
     output[n, p, q, c] = sum over r, s of x[n, r, s, c] * w[r + before - stride*p, s + before - stride*q, c]
 
-These are the 196 terms that are not padding, of 729. So it is with the input gradient, which sums over outputs. (The
-large filters of RepLKNet have just this size: 13x13 on 7x7, 27x27 on 14x14. The latter takes 18 ms on (8,14,14,512),
-where its 729 taps took 51.)
+These are the 196 terms that are not padding, of 729. So it is with the input gradient, which sums over outputs. (Two of
+RepLKNet's four filters have just this size: 13x13 on 7x7, and 27x27 on 14x14, which takes 18 ms on (8,14,14,512), where
+its 729 taps took 51.)
 """
 
 from __future__ import annotations

@@ -76,8 +76,7 @@ class Layout:
     def _is_summed_from_memory(self) -> bool:
         if not self.spec.known or self.spec.multiplier is None or self.spec.multiplier > MOST_SLICES:
             return False
-        terms: int = self.spec.taps * self.spec.multiplier
-        return terms > FUSED_TERMS
+        return bool(self.spec.taps * self.spec.multiplier > FUSED_TERMS)
 
     def weights(self, w: tf.Tensor) -> list[list[tf.Tensor]]:
         """The filter as rows of taps, each of a shape that broadcasts against an image."""

@@ -34,13 +34,11 @@ class _Shifts:
 
     @property
     def count(self) -> int:
-        count: int = ceil_div(self.axis.span, self.axis.stride)
-        return count
+        return int(ceil_div(self.axis.span, self.axis.stride))
 
     @property
     def length(self) -> int:
-        length: int = ceil_div(self.axis.pads[0] + self.axis.size, self.axis.stride)
-        return length
+        return int(ceil_div(self.axis.pads[0] + self.axis.size, self.axis.stride))
 
     @property
     def pads(self) -> tuple[int, int]:
