@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,8 +36,8 @@ class Measurement:
     implementation: str
     mode: str
     quantity: str
-    onednn: bool = True
-    threads: int = 0
+    onednn: bool
+    threads: int
     wall_ms: float | None = None
     cpu_ms: float | None = None
     noise: float | None = None
@@ -44,6 +45,14 @@ class Measurement:
     first_s: float | None = None
     peak_mb: float | None = None
     error: str | None = None
+
+
+def setting() -> dict[str, Any]:
+    """`onednn` and `threads`, as they are in this process: the command line sets the former for all that it starts."""
+    return {
+        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0",
+        "threads": len(os.sched_getaffinity(0)),
+    }
 
 
 def save(path: Path, header: dict[str, Any], measurements: Iterable[Measurement]) -> None:

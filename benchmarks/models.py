@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from benchmarks.alternate import alternate
-from benchmarks.measurement import FLOOR, Measurement
+from benchmarks.measurement import FLOOR, Measurement, setting
 from benchmarks.run import ROOT
 from benchmarks.targets import MODELS
 
@@ -87,7 +87,7 @@ def measure(name: str, budget_s: float) -> list[Measurement]:
         for call in calls.values():
             call()
         for (implementation, mode), timed in alternate(calls, budget_s).items():
-            m = Measurement(name, implementation, mode, quantity, threads=len(os.sched_getaffinity(0)))
+            m = Measurement(name, implementation, mode, quantity, **setting())
             found.append(replace(m, first_s=firsts[implementation, mode], **asdict(timed)))
     return found
 

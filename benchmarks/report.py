@@ -17,7 +17,23 @@ REFERENCE = "tf.nn"
 
 
 def show(console: Console, measurements: Sequence[Measurement]) -> None:
-    """Prints, for each mode, time and ratio to the reference in that mode, and what else was measured."""
+    """Prints, for each setting and mode, time and ratio to the reference in that mode, and what else was measured."""
+    by_setting = _by_setting(measurements)
+    for (onednn, threads), measured in by_setting.items():
+        if len(by_setting) > 1:
+            console.rule(f"oneDNN {'on' if onednn else 'off'}, threads: {threads}")
+        _show_setting(console, measured)
+
+
+def _by_setting(measurements: Sequence[Measurement]) -> dict[tuple[bool, int], list[Measurement]]:
+    """Measurements by what they must have in common to be compared: with or without oneDNN, and threads."""
+    found: dict[tuple[bool, int], list[Measurement]] = {}
+    for m in measurements:
+        found.setdefault((m.onednn, m.threads), []).append(m)
+    return found
+
+
+def _show_setting(console: Console, measurements: Sequence[Measurement]) -> None:
     times = summary(measurements)
     for mode in MODES:
         names = list(dict.fromkeys(m.implementation for m in measurements if m.mode == mode))
@@ -112,8 +128,16 @@ def show_targets(console: Console, measurements: Sequence[Measurement]) -> None:
         console.print(f"{missing} of {len(TARGETS)} targets need other suites, settings or models.", style="dim")
 
 
-def plot(path: Path, measurements: Sequence[Measurement], ours: str = "depthwise") -> None:
-    """Draws the ratio of this op to TensorFlow's, by case and mode, on a logarithmic axis."""
+def plot(path: Path, measurements: Sequence[Measurement]) -> None:
+    """Draws the ratio of this op to TensorFlow's, by case and mode, on a logarithmic axis.
+
+    Raises:
+      ValueError: the measurements are of several settings.
+    """
+    settings = len(_by_setting(measurements))
+    if settings > 1:
+        rule = "be of one setting (with or without oneDNN, threads)"
+        raise ValueError(f"plot: `measurements` must {rule}, but are of {settings}. Plot one file at a time.")
     import matplotlib
 
     matplotlib.use("Agg")
@@ -134,7 +158,7 @@ def plot(path: Path, measurements: Sequence[Measurement], ours: str = "depthwise
             at, ratios = [], []
             for j, case in enumerate(cases):
                 row = times.get((case, quantity), {})
-                a, b = row.get((ours, mode)), row.get((REFERENCE, mode))
+                a, b = row.get(("depthwise", mode)), row.get((REFERENCE, mode))
                 if a and b and a.wall_ms and b.wall_ms:
                     at.append(j + (i - 1) * 0.26)
                     ratios.append(b.wall_ms / a.wall_ms)

@@ -1,4 +1,4 @@
-"""Which cases are measured together: the depthwise layers of real models, and variations on two of them."""
+"""Which cases are measured together: the depthwise layers of real models, and variations on everyday cases."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ _STRIDED = parse("8x56x56x128 k3 s2")
 
 
 def _variations(batch: int) -> list[Row]:
-    """Cases that differ from an everyday one in a single respect, whose cost per byte should be the same."""
+    """Cases that differ from an everyday one in one respect or a few, whose cost per byte should be the same."""
     rows = [Row(replace(near, batch=batch)) for near in (*_NEAR, _STRIDED)]
     for usual in _NEAR:
         near = replace(usual, batch=batch)

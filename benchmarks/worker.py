@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.alternate import alternate
 from benchmarks.case import Case, parse
-from benchmarks.measurement import Measurement
+from benchmarks.measurement import Measurement, setting
 
 
 def measure(
@@ -53,7 +53,7 @@ def measure(
             calls[runner] = call
     times = alternate(calls, budget_s)
     peaks = {runner: framework.peak_mb(call) if memory else None for runner, call in calls.items()}
-    common = {"case": str(case), "quantity": quantity, "onednn": _onednn(), "threads": len(os.sched_getaffinity(0))}
+    common = {"case": str(case), "quantity": quantity, **setting()}
     found = []
     for runner in runners:
         implementation, mode = runner
@@ -73,7 +73,7 @@ def main() -> None:
     framework = importlib.import_module(f"benchmarks.frameworks.{request['framework']}")
     implementations = framework.IMPLEMENTATIONS
     library = importlib.import_module(request["framework"])
-    print(json.dumps({"implementations": implementations, "version": library.__version__}), file=replies, flush=True)
+    print(json.dumps({"version": library.__version__}), file=replies, flush=True)
     wanted = request["implementations"] or list(implementations)
     # A whole step first, and this op before what shares its functions: its first call is to find nothing traced.
     quantities = sorted(request["quantities"], key=lambda quantity: quantity != "step")
@@ -86,10 +86,6 @@ def main() -> None:
             found = measure(framework, parse(text), quantity, runners, request["budget_s"], memory)
             print(json.dumps([asdict(m) for m in found]), file=replies, flush=True)
             gc.collect()
-
-
-def _onednn() -> bool:
-    return os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0"
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from benchmarks.suites import suite
 from benchmarks.targets import TARGETS, Target, verdict
 
 
-def made_up(case, implementation, mode, wall_ms, quantity="forward", **more):
+def made_up(case, implementation, mode, wall_ms, quantity="forward", onednn=True, **more):
     return Measurement(
-        case, implementation, mode, quantity, wall_ms=wall_ms, cpu_ms=wall_ms, noise=0.1, first_s=1, **more
+        case, implementation, mode, quantity, onednn, 2, wall_ms=wall_ms, cpu_ms=wall_ms, noise=0.1, first_s=1, **more
     )
 
 
@@ -103,7 +103,7 @@ class ReportTest(unittest.TestCase):
         made_up("8x14x14x512 k3", "tf.nn", "xla", 100.0),
         made_up("8x14x14x512 k3", "depthwise", "xla", 2.0),
         made_up("8x14x14x512 k3", "keras layer", "xla", 105.0),
-        Measurement("8x14x14x512 k3", "jax", "xla", "forward", error="ValueError: no such thing"),
+        Measurement("8x14x14x512 k3", "jax", "xla", "forward", True, 2, error="ValueError: no such thing"),
     )
 
     def test_ratios_noise_and_errors_are_shown(self):
@@ -111,6 +111,14 @@ class ReportTest(unittest.TestCase):
         self.assertIn("2 (0.02)", text)
         self.assertIn("105 (~1.1)", text)
         self.assertIn("ValueError: no such thing", text)
+
+    def test_settings_are_not_mixed(self):
+        found = [*self.found, made_up("8x14x14x512 k3", "depthwise", "xla", 3.0, onednn=False)]
+        with_onednn, without = printed(show, found).split("oneDNN off, threads: 2")
+        self.assertIn("2 (0.02)", with_onednn)
+        self.assertIn("3", without)
+        with self.assertRaisesRegex(ValueError, "of 2. Plot one file"):
+            plot(Path("plot.png"), found)
 
     def test_within_noise(self):
         stock, ours, layer, _ = self.found
@@ -139,7 +147,7 @@ class ReportTest(unittest.TestCase):
             self.skipTest("matplotlib is not installed")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "plot.png")
-            model = Measurement("MobileNetV2 96x96", "depthwise", "xla", "train", wall_ms=1.0)
+            model = Measurement("MobileNetV2 96x96", "depthwise", "xla", "train", True, 2, wall_ms=1.0)
             for measurements in (self.found, [model]):  # a whole model's quantities are others
                 plot(path, measurements)
                 self.assertEqual(path.read_bytes()[1:4], b"PNG")
