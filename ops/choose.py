@@ -21,8 +21,12 @@ from depthwise.ops.lowerings.native.kernels import onednn_computes
 from depthwise.ops.spec import FLOATS, MOST_SPECS, ConvSpec, argument_error, shown
 
 try:  # Private: TensorFlow offers no public way to ask. tests/ops/test_choose.py notices if a release changes it.
+    from tensorflow.python.framework.op_callbacks import should_invoke_op_callbacks
     from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 except ImportError:  # pragma: no cover
+
+    def should_invoke_op_callbacks() -> bool:
+        return False
 
     def GraphOrParentsInXlaContext(graph: tf.Graph) -> bool:  # noqa: N802
         return False
@@ -230,12 +234,13 @@ def check_lowering(lowering: object, whose: str = "depthwise_conv2d") -> None:
 
 def current_mode() -> Mode:
     """Where the caller stands: "eager"; "xla" in a function that XLA compiles, at any depth; "export" in another one
-    under `without_islands`; else "graph"."""
+    under `without_islands`, or where a debugger adds to every op (`tf.debugging.enable_check_numerics`) what XLA does
+    not know; else "graph"."""
     if tf.executing_eagerly():
         return "eager"
     if GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
         return "xla"
-    return "export" if _WITHOUT_ISLANDS.get() else "graph"
+    return "export" if _WITHOUT_ISLANDS.get() or should_invoke_op_callbacks() else "graph"
 
 
 _WITHOUT_ISLANDS = ContextVar("without_islands", default=False)

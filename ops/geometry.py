@@ -17,6 +17,8 @@ from itertools import pairwise
 from math import gcd
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+import tensorflow as tf
+
 Padding: TypeAlias = "Literal['SAME', 'VALID'] | tuple[int, int]"
 Size: TypeAlias = Any
 """An int, an integer scalar tensor, or None where the dimension is unknown."""
@@ -24,12 +26,16 @@ Size: TypeAlias = Any
 
 def at_least_zero(n: Size) -> Size:
     """max(n, 0), for integers and integer tensors alike (`max` would ask a symbolic tensor for its truth value)."""
-    return n // 2 + abs(n) // 2 + n % 2  # (n + |n|) / 2, without a sum that 32 bits might not hold
+    return tf.maximum(n, 0) if isinstance(n, tf.Tensor) else max(n, 0)
 
 
 def ceil_div(n: Size, divisor: Size) -> Size:
-    """The quotient rounded up, for integers and integer tensors alike."""
-    return -(-n // divisor)
+    """The quotient rounded up, for integers and for integer tensors that are not negative.
+
+    Tensors are divided where neither operand is negative, here and below: what a graph is converted to may round
+    towards zero (ONNX). Nor is anything added to them, which 32 bits might not hold.
+    """
+    return n // divisor + tf.minimum(n % divisor, 1) if isinstance(n, tf.Tensor) else -(-n // divisor)
 
 
 class Run(NamedTuple):
@@ -113,7 +119,7 @@ class Axis:
         if self.padding == "SAME":
             return ceil_div(self.size, self.stride)
         before, after = self.pads
-        return at_least_zero((self.size + before + after - self.span) // self.stride + 1)
+        return ceil_div(at_least_zero(self.size + before + after - self.span + 1), self.stride)
 
     @property
     def reach(self) -> Size:

@@ -113,14 +113,15 @@ def _differentiable(value: Value, gradients: Gradients, a: tf.Tensor, b: tf.Tens
     code could ask, that book-keeping is saved.
     """
     if record is None:
-        return tf.custom_gradient(lambda a, b: (value(a, b), lambda g: gradients(a, b, g)))(a, b)
+        return tf.custom_gradient(lambda a, b: (value(a, b), lambda g: gradients(a, b, tf.convert_to_tensor(g))))(a, b)
     if tf.executing_eagerly() and not may_be_differentiated():
         return value(a, b)
     with record.stop_recording():
         result = value(a, b)
         if not tf.executing_eagerly():
             result = _with_gradients(result, gradients, a, b)
-    record.record_operation("depthwise_conv2d", [result], [a, b], lambda g: gradients(a, b, g))
+    # Converted: behind tf.gather a gradient arrives as slices.
+    record.record_operation("depthwise_conv2d", [result], [a, b], lambda g: gradients(a, b, tf.convert_to_tensor(g)))
     return result
 
 
@@ -138,7 +139,7 @@ def _with_gradients(result: tf.Tensor, gradients: Gradients, a: tf.Tensor, b: tf
         op = own() if op is None else op
         assert op is not None  # nothing is saved of a graph that is gone
         x, y = op.inputs[1:]
-        return None, *gradients(x, y, g)
+        return None, *gradients(x, y, tf.convert_to_tensor(g))
 
     tf.RegisterGradient(name)(gradient)
     with tf.compat.v1.get_default_graph().gradient_override_map({"IdentityN": name}):

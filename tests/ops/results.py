@@ -8,8 +8,9 @@ from depthwise.conformance.data import Problem
 from depthwise.ops import depthwise_conv2d
 
 MODES = ("eager", "graph", "unknown", "xla", "unknown_xla")
-"""unknown: batch, height and width are None while the function is traced. (Two more, for a test of their own:
-unknown_filter and unknown_filter_xla, where the filter's height and width are None too.)"""
+"""unknown: batch, height and width are None while the function is traced. (Three more, for tests of their own:
+unknown_filter and unknown_filter_xla, where the filter's height and width are None too, and unknown_height, where
+nothing else is.)"""
 ELEMENTARY = ("native", "taps")
 """The lowerings that compute. Portable and island are made of them: what they add is shown on a few cases."""
 FIRST = ("value", "input_gradient", "filter_gradient")
@@ -21,10 +22,12 @@ def in_mode(function, mode, case, *shapes):
         return function
     signature = None
     if mode.startswith("unknown"):
-        keep = 3 if case.format == "NHWC" else 1
+        batch, height, width = (0, 1, 2) if case.format == "NHWC" else (0, 2, 3)
+        hidden = (height,) if "height" in mode else (batch, height, width)
         of_filter = (None, None, *case.filter_shape[2:]) if "filter" in mode else case.filter_shape
         unknown = [
-            of_filter if s == case.filter_shape else [d if i == keep else None for i, d in enumerate(s)] for s in shapes
+            of_filter if s == case.filter_shape else [None if i in hidden else d for i, d in enumerate(s)]
+            for s in shapes
         ]
         signature = [tf.TensorSpec(shape, case.dtype) for shape in unknown]
     return tf.function(function, input_signature=signature, jit_compile=mode.endswith("xla"))

@@ -37,6 +37,12 @@ EMPTY = (
     "in=2x5x2x2 filter=2x3x1 padding=VALID dilations=2x1",
     "in=2x0x2x2 filter=2x1x1 padding=2,1,0,0",
 )
+# Explicitly padded, where the kernels work on phases of an image: on some builds, or on all.
+PADDED = (
+    "in=1x8x8x4 filter=3x3x1 strides=1x2 padding=1,1,1,1",
+    "in=1x8x8x1 filter=3x3x1 strides=1x2 padding=1,1,1,1",
+    "in=2x8x7x2 filter=3x2x2 strides=2x2 dilations=2x2 padding=1,0,2,1 format=NCHW",
+)
 FLOATS = ("float16", "bfloat16", "float64")
 COMPOSED = tuple(itertools.product(GEOMETRIES[1:2], ("portable", "island"), MODES))
 FLOATS_IN_MODES = [
@@ -56,6 +62,7 @@ class ValueTest(unittest.TestCase):
         [
             *itertools.product(GEOMETRIES[1:5:2], ("taps",), ("unknown_xla", "unknown_filter", "unknown_filter_xla")),
             *itertools.product(GEOMETRIES[1:5:2], ("native",), ("unknown_filter",)),
+            *itertools.product((*GEOMETRIES, *PADDED), ELEMENTARY, ("unknown_height",)),
         ]
     )
     def test_sizes_that_are_known_late(self, notation, lowering, mode):

@@ -21,6 +21,7 @@ CASES = (
 )
 
 
+UNEQUAL = "in=2x6x4x3 filter=3x3x1 strides=2x1"
 COMPOSED = tuple(itertools.product(CASES[:1], ("portable", "island"), ("graph",)))
 # In float64, in which native is refused under XLA.
 FLOAT64 = [p for p in itertools.product(LOWERINGS, (None, False, True)) if p != ("native", True)]
@@ -136,14 +137,44 @@ class ManyOrdersTest(unittest.TestCase):
         reverse = tf.reduce_sum(dx * self.vx) + tf.reduce_sum(dw * self.vw)
         np.testing.assert_allclose(forward.jvp(value), reverse, rtol=1e-12)
 
+
+class VectorizedTest(unittest.TestCase):
+    """What `tf.vectorized_map` makes of the gradients: every row of a Jacobian is a gradient."""
+
+    @parameterized.expand(itertools.product((*CASES, UNEQUAL, UNEQUAL + " dtype=float64"), ELEMENTARY, (False, True)))
+    def test_jacobians(self, notation, lowering, in_function):
+        problem = Problem(parse(notation))
+
+        def jacobians(x, w):
+            with tf.GradientTape(persistent=True) as tape:
+                tape.watch([x, w])
+                y = depthwise_conv2d(x, w, **problem.case.arguments(), lowering=lowering)
+            return tape.jacobian(y, x), tape.jacobian(y, w)
+
+        run = tf.function(jacobians, autograph=False) if in_function else jacobians
+        tensors = tf.constant(problem.x), tf.constant(problem.w)
+        for rows, name in zip(run(*tensors), ("input_gradient", "filter_gradient"), strict=True):
+            gradient = tf.tensordot(tf.constant(problem.dy), rows, 4)
+            compare(self, gradient, problem.expected(name), problem.case.dtype, f"{name} [{lowering}, {notation}]")
+
     @parameterized.expand([(name,) for name in ELEMENTARY])
-    def test_jacobian(self, lowering):
-        with tf.GradientTape() as tape:
-            tape.watch(self.w)
-            y = depthwise_conv2d(self.x, self.w, **self.problem.case.arguments(), lowering=lowering)
-        jacobian = tape.jacobian(y, self.w)
-        dw = tf.tensordot(tf.constant(self.problem.dy), jacobian, 4)
-        compare(self, dw, self.problem.expected("filter_gradient"), "float64", "dw")
+    def test_hessian(self, lowering):
+        problem = Problem(parse(UNEQUAL))
+        x, w, dy = map(tf.constant, (problem.x, problem.w, problem.dy))
+
+        def gradient(w):
+            with tf.GradientTape() as tape:
+                tape.watch(w)
+                y = depthwise_conv2d(x, w, **problem.case.arguments(), lowering=lowering)
+                loss = tf.reduce_sum(dy * y * y)
+            return tape.gradient(loss, w)
+
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(w)
+            found = gradient(w)
+        # Column by column, the slow way, which vectorizes nothing.
+        hessians = [tape.jacobian(found, w, experimental_use_pfor=on) for on in (True, False)]
+        np.testing.assert_allclose(*hessians, rtol=1e-4, atol=1e-4)
 
 
 class ConnectionTest(unittest.TestCase):

@@ -239,9 +239,9 @@ def _with_room_for_an_output(spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tupl
         w = raw.Pad(input=w, paddings=[[0, 0], [0, 0], channels, multiples])
     if spec.known or spec.rows.padding == "SAME":
         return spec, x, w
-    pads = [list(axis.pads_for_a_window) for axis in spec.axes(tf.shape(x), tf.shape(w))]
-    x = raw.Pad(input=x, paddings=[[0, 0], *pads, [0, 0]])
-    return on_padded_input(spec), x, w
+    rows, cols = (axis.pads_for_a_window for axis in spec.axes(tf.shape(x), tf.shape(w)))
+    x = raw.Pad(input=x, paddings=[[0, 0], list(rows), list(cols), [0, 0]])
+    return on_padded_input(spec, (rows, cols)), x, w
 
 
 def _right_when_empty(spec: ConvSpec, y: tf.Tensor, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:

@@ -114,6 +114,10 @@ class Grouped:
         attributes = _attributes(without_explicit_padding(spec))
         if any(sum(pads, ())):
             x = raw.Pad(input=x, paddings=[(0, 0), *pads, (0, 0)])
+        # Where dy alone is vectorized, `tf.vectorized_map` and `tape.jacobian` make its vector a part of the output
+        # channels, which in a grouped convolution mixes the groups, in silence; where x is too, they loop. So let x
+        # depend on dy. The op Select hands a tensor on, at no cost, where its condition is a scalar.
+        x = raw.Select(condition=tf.math.is_nan(dy[0, 0, 0, 0]), x=x, y=x)
         dw = raw.Conv2DBackpropFilter(input=x, filter_sizes=self._filter_sizes(sizes), out_backprop=dy, **attributes)
         return tf.reshape(dw, sizes)
 
@@ -138,17 +142,22 @@ def explicit_pads(spec: ConvSpec) -> tuple[tuple[int, int], tuple[int, int]]:
 
 def without_explicit_padding(spec: ConvSpec) -> ConvSpec:
     """The same convolution on an input to which an explicit padding has been applied."""
-    return spec if isinstance(spec.rows.padding, str) else on_padded_input(spec)
+    return spec if isinstance(spec.rows.padding, str) else on_padded_input(spec, explicit_pads(spec))
 
 
 def padded(spec: ConvSpec, x: tf.Tensor) -> tuple[ConvSpec, tf.Tensor]:
     """An NHWC input whose padding is known, with it, and the same convolution on that."""
-    return on_padded_input(spec), raw.Pad(input=x, paddings=[(0, 0), spec.rows.pads, spec.cols.pads, (0, 0)])
+    pads = spec.rows.pads, spec.cols.pads
+    return on_padded_input(spec, pads), raw.Pad(input=x, paddings=[(0, 0), *pads, (0, 0)])
 
 
-def on_padded_input(spec: ConvSpec) -> ConvSpec:
-    """The same convolution on an input to which any padding has been applied."""
-    return replace(spec, rows=replace(spec.rows, padding="VALID"), cols=replace(spec.cols, padding="VALID"))
+def on_padded_input(spec: ConvSpec, pads: tuple[tuple[Any, Any], tuple[Any, Any]]) -> ConvSpec:
+    """The same convolution on an input to which its padding has been applied: so much, before and after each axis."""
+    rows, cols = (
+        replace(axis, size=axis.size + sum(pad) if axis.known else None, padding="VALID")
+        for axis, pad in zip((spec.rows, spec.cols), pads, strict=True)
+    )
+    return replace(spec, rows=rows, cols=cols)
 
 
 def cut(tensor: tf.Tensor, begin: list[Any], end: list[Any], strides: list[int] | None = None) -> tf.Tensor:
