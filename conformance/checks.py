@@ -134,7 +134,9 @@ def dtype(evidence: Evidence) -> Finding:
 def determinism(evidence: Evidence) -> Finding:
     """A second run of the same function on the same arrays gives the same bits."""
     for name, array in evidence.first.arrays.items():
-        again = evidence.second.arrays[name]
+        again = evidence.second.arrays.get(name)
+        if again is None:
+            return Finding(False, detail=f"{name} is None in a second run on the same arrays")
         if array.shape != again.shape or array.tobytes() != again.tobytes():
             return Finding(False, detail=f"{name} differs between two runs on the same arrays")
     return Finding(True)

@@ -101,7 +101,10 @@ def read(path: Path) -> list[Known]:
     except (OSError, tomlkit.exceptions.TOMLKitError) as error:
         raise ValueError(f"expectations: {path} must be a TOML file, got {error}") from None
     entries = []
-    for number, entry in enumerate(document.get("known", []), 1):
+    tables = document.get("known", [])
+    if not isinstance(tables, list) or not all(isinstance(entry, dict) for entry in tables):
+        raise ValueError(f"expectations: {path} must hold its entries under [[known]], got {tables!r}")
+    for number, entry in enumerate(tables, 1):
         unknown = set(entry) - set(_KEYS)
         if unknown or not {"target", "reason"} <= set(entry) or ("when" in entry) == ("cases" in entry):
             rule = f"have target, reason, one of when and cases, and no other keys than {', '.join(_KEYS)}"
@@ -110,10 +113,13 @@ def read(path: Path) -> list[Known]:
             _check(key, value, f"expectations: `{key}` of entry {number} of {path}")
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
         known = Known(**values)
-        if known.when:
-            condition(known.when)  # read here, so that a mistake is reported with the file
-        for text in known.cases:
-            parse(text)
+        try:  # read here, so that a mistake is reported with the file
+            if known.when:
+                condition(known.when)
+            for text in known.cases:
+                parse(text)
+        except ValueError as error:
+            raise ValueError(f"expectations: entry {number} of {path}: {error}") from None
         entries.append(known)
     return entries
 
@@ -180,7 +186,7 @@ def update(path: Path, run: Run, entries: Iterable[Known]) -> int:
       How many entries were appended.
     """
     document = tomlkit.parse(path.read_text()) if path.exists() else tomlkit.document()
-    tables = document.setdefault("known", tomlkit.aot())
+    tables = document.get("known") or tomlkit.aot()  # an empty list, as one may be written, is no array of tables
     gone = [number for number, entry in enumerate(entries) if entry.applies(run) and _ended(entry, run)]
     for number in reversed(gone):
         del tables[number]
@@ -193,6 +199,9 @@ def update(path: Path, run: Run, entries: Iterable[Known]) -> int:
         table.update({"target": target, "cases": [case], "checks": [result.check for result in results]})
         table.update({"outcomes": [outcome], "reason": detail})
         tables.append(table)
+    document.pop("known", None)
+    if tables:  # an empty one would be written as a list, to which none can be appended
+        document["known"] = tables
     path.write_text(tomlkit.dumps(document))
     return len(groups)
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from depthwise.conformance.case import Case
 from depthwise.conformance.checks import checks_of, results_of
 from depthwise.conformance.data import Problem
@@ -77,7 +78,7 @@ def script(result: Result, case: Case) -> str:
         operands=how["operands"],
         integers=case.data == "integer" or "int" in case.dtype,
         complex="complex" in case.dtype,
-        unknown=(_unknown(case, case.input[3]), _unknown(case, case.input[3] * case.filter[2])),
+        unknown=[_unknown(case, shape) for shape in (np.shape(malformed.get("input", problem.x)), case.output_shape)],
         before=_pads_before(case),
         unit=unit,
         unit_out=unit_out,
@@ -113,8 +114,9 @@ def _how_to_call(target: str) -> tuple[str, str, dict[str, str]]:
     return f'import sys\n\nsys.path.append(".")\nfrom {source} import {attribute}', attribute, {}
 
 
-def _unknown(case: Case, channels: int) -> list[int | None]:
-    return [None, None, None, channels] if case.format == "NHWC" else [None, channels, None, None]
+def _unknown(case: Case, shape: tuple[int, ...]) -> list[int | None]:
+    channels = 3 if case.format == "NHWC" else 1
+    return [size if axis == channels else None for axis, size in enumerate(shape)]
 
 
 def _pads_before(case: Case) -> tuple[int, int]:

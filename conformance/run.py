@@ -193,10 +193,12 @@ def _with_verdicts(board: _Board, targets: Sequence[str], cases: Sequence[Case],
             for result in board.results[name].get(index, []):
                 voice = voices.get((index, result.check), "")
                 board.run.results.append(_verdict(result, voice) if name != reference else result)
-        answers = [result.outcome for results in board.results[name].values() for result in results]
-        if answers and not set(answers) - {UNSUPPORTED, NOT_RUN}:
+        answers = [result for results in board.results[name].values() for result in results]
+        # A refusal of bad input is no sign of life: some targets check arguments first, and can do nothing more.
+        computes = [result for result in answers if result.check != checks.REFUSAL] or answers
+        if answers and all(result.outcome in (UNSUPPORTED, NOT_RUN) for result in computes):
             # Else a target that refuses everything, as where its own imports fail, would pass for a conforming one.
-            board.run.incomplete.setdefault(name, f"none of its {len(answers)} checks could be made")
+            board.run.incomplete.setdefault(name, f"none of its {len(computes)} checks could be made")
         board.run.results.extend(board.statistics.results(name))
     return board.run
 

@@ -17,6 +17,11 @@ def convolve(layer: Any, inputs: Any, kernel: Any) -> Any:
     converter an island is a function that it does not know (ONNX), or a hundred ops (LiteRT). So islands are left to
     training.
     """
+    if not inputs.dtype.is_floating and inputs.dtype != layer.compute_dtype:  # Keras casts floating inputs alone
+        raise TypeError(
+            f"`inputs` of {layer.name} must be floating, as the layer computes in {layer.compute_dtype}, but got"
+            f" {inputs.dtype.name}. Cast the images first: keras.ops.cast(images, '{layer.compute_dtype}')."
+        )
     strides, padding = layer.strides, layer.padding
     trains = tf.executing_eagerly() or may_be_differentiated()
     with nullcontext() if trains else without_islands():

@@ -54,7 +54,7 @@ def depthwise_conv2d(
       data_format: "NHWC" (which None stands for) or "NCHW".
       dilations: the rate, 1 or more samples between neighbouring taps: one integer, two (height, width), or four in
         the order of the data format. None is 1.
-      name: a name for the op in a graph.
+      name: the output's name in a graph.
       lowering: "auto", or the name of a way to compute the op (`LOWERINGS`): "native" (TensorFlow's kernels), "taps"
         (multiply-adds that XLA fuses), "island" (taps compiled by XLA inside a program that is not), "portable" (native
         outside XLA and taps under it, decided where the op runs: for models that are saved now and compiled later).
@@ -97,9 +97,10 @@ def depthwise_conv2d(
     check_name(name)
     choose.check_lowering(lowering)
     # Eager ops have no names: a scope for them would be a tenth of a small call's time.
-    with nullcontext() if tf.executing_eagerly() else tf.name_scope(name or "depthwise_conv2d"):
+    with nullcontext() if tf.executing_eagerly() else tf.name_scope(name or "depthwise_conv2d") as scope:
         spec, input, filter = canonicalize(input, filter, strides, padding, data_format, dilations)
-        return _contractions(spec, lowering, choose.current_mode()).output(input, filter)
+        output = _contractions(spec, lowering, choose.current_mode()).output(input, filter)
+        return output if name is None or scope is None else tf.identity(output, scope)
 
 
 @not_converted

@@ -25,6 +25,8 @@ import itertools
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
 from typing import TypeAlias
 
 import tensorflow as tf
@@ -55,28 +57,32 @@ class Trilinear:
     def output(self, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
         """(input, filter) -> output."""
         compute = self.plan.output.output
-        return _differentiable(lambda x, w: self._value(compute, x, w), self._output_gradients, x, w)
+        return self._differentiable(lambda x, w: self._value(compute, x, w), self._output_gradients, x, w)
 
     def input_grad(self, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
         """(filter, dy) -> input gradient, of shape `sizes`."""
         compute = self.plan.input_grad.input_grad
-        return _differentiable(lambda w, dy: self._value(compute, w, dy, sizes), self._input_grad_gradients, w, dy)
+        return self._differentiable(lambda w, dy: self._value(compute, w, dy, sizes), self._input_grad_gradients, w, dy)
 
     def filter_grad(self, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
         """(input, dy) -> filter gradient, of shape `sizes`."""
         compute = self.plan.filter_grad.filter_grad
-        return _differentiable(lambda x, dy: self._value(compute, x, dy, sizes), self._filter_grad_gradients, x, dy)
+        return self._differentiable(
+            lambda x, dy: self._value(compute, x, dy, sizes), self._filter_grad_gradients, x, dy
+        )
+
+    # The upstream gradient is converted: behind `tf.gather` it arrives as slices.
 
     def _output_gradients(self, x: tf.Tensor, w: tf.Tensor, g: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        x_, w_ = self._conj(x), self._conj(w)
+        x_, w_, g = self._conj(x), self._conj(w), tf.convert_to_tensor(g)
         return self.input_grad(w_, g, tf.shape(x)), self.filter_grad(x_, g, tf.shape(w))
 
     def _input_grad_gradients(self, w: tf.Tensor, dy: tf.Tensor, g: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        w_, dy_ = self._conj(w), self._conj(dy)
+        w_, dy_, g = self._conj(w), self._conj(dy), tf.convert_to_tensor(g)
         return self.filter_grad(g, dy_, tf.shape(w)), self.output(g, w_)
 
     def _filter_grad_gradients(self, x: tf.Tensor, dy: tf.Tensor, g: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        x_, dy_ = self._conj(x), self._conj(dy)
+        x_, dy_, g = self._conj(x), self._conj(dy), tf.convert_to_tensor(g)
         return self.input_grad(g, dy_, tf.shape(x)), self.output(x_, g)
 
     def _output_sizes(self, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor | tuple[int, ...]:
@@ -99,51 +105,51 @@ class Trilinear:
     def _conj(self, tensor: tf.Tensor) -> tf.Tensor:
         return tf.math.conj(tensor) if self.spec.dtype in COMPLEX else tensor
 
+    def _differentiable(self, value: Value, gradients: Gradients, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+        """The value at a and b, of which tapes, accumulators and graphs know the gradients.
+
+        Under `tf.custom_gradient`, forward mode in a graph would differentiate the ops inside `value`, and not use
+        `gradients`. So nothing is recorded while `value` runs, and then the whole as one operation. Where nothing in
+        eager code could ask, that book-keeping is saved.
+        """
+        if record is None:
+            return tf.custom_gradient(lambda a, b: (value(a, b), partial(gradients, a, b)))(a, b)
+        if tf.executing_eagerly() and not may_be_differentiated():
+            return value(a, b)
+        with record.stop_recording():
+            result = value(a, b)
+            if not tf.executing_eagerly():
+                result = self._with_gradients(result, gradients, a, b)
+        record.record_operation("depthwise_conv2d", [result], [a, b], partial(gradients, a, b))
+        return result
+
+    def _with_gradients(self, result: tf.Tensor, gradients: Gradients, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+        """The same tensor in a graph, for whoever differentiates the finished graph (`tf.gradients`, a tape around a
+        `tf.function`).
+
+        As `tf.custom_gradient` does it, but that finds the operands in the op that is differentiated. That op may be a
+        copy in another function: where an accumulator surrounds a `tf.function`, `tf.custom_gradient` fails in second
+        order. Or a copy in another process, which imports the graph: so the name tells what is differentiated, lest it
+        be taken for what has the same number there.
+        """
+        which = f"{self.spec} {getattr(gradients, '__name__', '')}"
+        name = f"DepthwiseConv2dGradient{next(_NUMBERS)}_{sha256(which.encode()).hexdigest()[:16]}"
+
+        def gradient(op: tf.Operation | None, g: tf.Tensor, *_: tf.Tensor) -> tuple[None, tf.Tensor, tf.Tensor]:
+            # Without an op where a SavedModel is written, to which the function's own tensors are known.
+            op = own() if op is None else op
+            assert op is not None  # nothing is saved of a graph that is gone
+            x, y = op.inputs[1:]
+            return None, *gradients(x, y, g)
+
+        tf.RegisterGradient(name)(gradient)
+        with tf.compat.v1.get_default_graph().gradient_override_map({"IdentityN": name}):
+            identity = tf.raw_ops.IdentityN(input=[result, a, b])[0]
+        # What is registered stays for good, and would keep a tensor's graph with it.
+        own = weakref.ref(identity.op)
+        return identity
+
 
 def may_be_differentiated() -> bool:
     """Whether a tape or an accumulator is at work here, who may ask for derivatives of what is computed."""
     return record is None or bool(record.could_possibly_record())
-
-
-def _differentiable(value: Value, gradients: Gradients, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """The value at a and b, of which tapes, accumulators and graphs know the gradients.
-
-    Under `tf.custom_gradient`, forward mode in a graph would differentiate the ops inside `value`, and not use
-    `gradients`. So nothing is recorded while `value` runs, and then the whole as one operation. Where nothing in eager
-    code could ask, that book-keeping is saved.
-    """
-    if record is None:
-        return tf.custom_gradient(lambda a, b: (value(a, b), lambda g: gradients(a, b, tf.convert_to_tensor(g))))(a, b)
-    if tf.executing_eagerly() and not may_be_differentiated():
-        return value(a, b)
-    with record.stop_recording():
-        result = value(a, b)
-        if not tf.executing_eagerly():
-            result = _with_gradients(result, gradients, a, b)
-    # Converted: behind tf.gather a gradient arrives as slices.
-    record.record_operation("depthwise_conv2d", [result], [a, b], lambda g: gradients(a, b, tf.convert_to_tensor(g)))
-    return result
-
-
-def _with_gradients(result: tf.Tensor, gradients: Gradients, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """The same tensor in a graph, for whoever differentiates the finished graph (`tf.gradients`, a tape around a
-    `tf.function`).
-
-    As `tf.custom_gradient` does it, but that finds the operands in the op that is differentiated. That op may be a copy
-    in another function: where an accumulator surrounds a `tf.function`, `tf.custom_gradient` fails in second order.
-    """
-    name = f"DepthwiseConv2dGradient{next(_NUMBERS)}"
-
-    def gradient(op: tf.Operation | None, g: tf.Tensor, *_: tf.Tensor) -> tuple[None, tf.Tensor, tf.Tensor]:
-        # Without an op where a SavedModel is written, to which the function's own tensors are known.
-        op = own() if op is None else op
-        assert op is not None  # nothing is saved of a graph that is gone
-        x, y = op.inputs[1:]
-        return None, *gradients(x, y, tf.convert_to_tensor(g))
-
-    tf.RegisterGradient(name)(gradient)
-    with tf.compat.v1.get_default_graph().gradient_override_map({"IdentityN": name}):
-        identity = tf.raw_ops.IdentityN(input=[result, a, b])[0]
-    # What is registered stays for good, and would keep a tensor's graph with it.
-    own = weakref.ref(identity.op)
-    return identity

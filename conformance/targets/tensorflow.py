@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from importlib.metadata import version
 from typing import Any
 
@@ -105,12 +105,20 @@ def _in_mode(function: Callable[..., Any], case: Case, tensors: list[Tensor]) ->
         compiled: Callable[..., Any] = tf.function(function, autograph=False, jit_compile=case.mode == "xla")
         return compiled
     # Unknown batch, height and width. The channels stay known, and so does the filter: the stock op requires it.
-    unknown = [None, None, None, case.input[3]] if case.format == "NHWC" else [None, case.input[3], None, None]
-    output = [None if size is None else case.input[3] * case.filter[2] for size in unknown]
-    shapes = [unknown, case.filter_shape, output, unknown, case.filter_shape]
-    signature = [tf.TensorSpec(s, t.dtype) for s, t in zip(shapes, tensors, strict=False)]
+    x, w, *others = (tensor.shape for tensor in tensors)
+    shapes = [_unknown(x, case), w]
+    if others:
+        dy, u, v = others
+        shapes += [_unknown(dy, case), _unknown(u, case), v]
+    signature = [tf.TensorSpec(shape, tensor.dtype) for shape, tensor in zip(shapes, tensors, strict=True)]
     general: Callable[..., Any] = tf.function(function, autograph=False, input_signature=signature)
     return general
+
+
+def _unknown(shape: Iterable[int], case: Case) -> list[int | None]:
+    """The shape of an image, which may be malformed, without what is not its channels."""
+    channels = 3 if case.format == "NHWC" else 1
+    return [size if axis == channels else None for axis, size in enumerate(shape)]
 
 
 def _differentiated(

@@ -116,6 +116,17 @@ class FileTest(unittest.TestCase):
     def test_the_shipped_catalogue_reads(self):
         self.assertGreater(len(expectations.read(expectations.find("tf-2.21"))), 5)
 
+    def test_a_file_that_was_emptied_can_be_added_to(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "known.toml"
+            path.write_text("# by hand\nknown = []\n")
+            for _ in range(2):
+                self.assertEqual(expectations.update(path, found(failure()), expectations.read(path)), 1)
+                (entry,) = expectations.read(path)
+                expectations.update(path, found(failure(outcome="PASS")), [entry])
+                self.assertEqual(expectations.read(path), [])
+            self.assertIn("# by hand", path.read_text())
+
     def test_a_new_file_is_made(self):
         self.assertEqual(expectations.update(self.path, found(failure()), []), 1)
         self.assertEqual(len(expectations.read(self.path)), 1)
@@ -123,10 +134,12 @@ class FileTest(unittest.TestCase):
     @parameterized.expand(
         [
             ("known = 3 3", "TOML"),
+            ("known = 3", "under .*known"),
+            ('[known]\ntarget = "tf"\n', "under .*known"),
             ('[[known]]\ntarget = "tf"\nreason = "r"\n', "entry 1"),
             ('[[known]]\ntarget = "tf"\nreason = "r"\nwhen = "os"\n', "condition"),
             ('[[known]]\ntarget = "tf"\nreason = "r"\nwhen = "order == 1"\ncolour = 1\n', "colour"),
-            ('[[known]]\ntarget = "tf"\nreason = "r"\ncases = ["in=1x5"]\n', "case notation"),
+            ('[[known]]\ntarget = "tf"\nreason = "r"\ncases = ["in=1x5"]\n', "entry 1 .* case notation"),
             (ENTRY + 'checks = ["values"]\n', "`checks` of entry 1 .* value, .* got values"),
             (ENTRY + 'checks = "value"\n', "`checks` of entry 1 .* list of strings"),
             (ENTRY + "checks = []\n", "`checks` of entry 1 .* list of strings"),

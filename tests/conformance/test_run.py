@@ -15,6 +15,7 @@ from pathlib import Path
 
 from depthwise.conformance.case import parse
 from depthwise.conformance.cli import main, parser, selected
+from depthwise.conformance.malformed import MALFORMED
 from depthwise.conformance.process import Limits
 from depthwise.conformance.run import run
 from parameterized import parameterized
@@ -166,6 +167,24 @@ class CommandLineTest(unittest.TestCase):
             self.assertEqual(main(["run", "--target", f"{path}:op", "--case", PLAIN]), 2)
             found = run([f"{path}:op", "depthwise"], [parse(PLAIN)], jobs=2)
         self.assertEqual(list(found.incomplete), [f"{path}:op"])
+
+    def test_a_target_that_refuses_bad_input_and_everything_else_exits_2(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "refuses.py"
+            lines = ["def op(x, w, strides, *arguments, **options):", "    if 0 in strides:"]
+            lines += ["        raise ValueError(strides)", "    raise NotImplementedError('nothing here')"]
+            path.write_text("\n".join(lines))
+            cases = ["--case", PLAIN, "--case", PLAIN + " bad=strides-zero"]
+            self.assertEqual(main(["run", "--target", f"{path}:op", *cases]), 2)
+
+    def test_no_malformed_call_is_refused_for_the_target(self):
+        """Nor in the mode in which a signature stands before it."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "takes.py"
+            path.write_text("import tensorflow as tf\ndef op(*arguments, **options):\n    return tf.zeros([1])\n")
+            cases = [parse(f"{PLAIN} bad={bad} mode={mode}") for bad in MALFORMED for mode in ("graph", "dynamic")]
+            found = run([f"{path}:op"], cases, jobs=2, reference=None)
+        self.assertEqual({str(r.case) for r in found.results if r.outcome != "FAIL"}, set())
 
     @parameterized.expand([("raise RuntimeError('once')", "FAIL"), ("os.kill(os.getpid(), 11)", "CRASH")])
     def test_what_does_not_repeat_is_not_forgotten(self, failure, outcome):

@@ -79,6 +79,10 @@ class BeyondKerasTest(Bounded):
         with self.assertRaisesRegex(ValueError, message):
             DepthwiseConv2D(3, **arguments)
 
+    def test_refuses_integers_in_the_layers_words(self):
+        with self.assertRaisesRegex(TypeError, "`inputs` of mine must be floating.*uint8.*Cast the images"):
+            DepthwiseConv2D(3, name="mine")(np.zeros((1, 8, 8, 3), "uint8"))
+
     def test_refuses_padding_that_leaves_no_output(self):
         with self.assertRaisesRegex(ValueError, "at least 1 x 1.*padding=\\(\\(1, 0\\), \\(0, 0\\)\\)"):
             DepthwiseConv2D(5, padding=((1, 0), (0, 0)))(images(1, 3, 8, 1))

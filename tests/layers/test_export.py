@@ -61,11 +61,11 @@ def whole(*shape, seed=0):
     return np.random.default_rng(seed).integers(-3, 4, shape).astype("float32")
 
 
-def one_layer(batch_size=None, **arguments):
+def one_layer(batch_size=None, image=(9, 8, 4), **arguments):
     """A model of one linear layer, with random weights."""
     keras.utils.set_random_seed(0)
     layer = DepthwiseConv2D(3, use_bias=False, depthwise_initializer="random_normal", **arguments)
-    return keras.Sequential([keras.Input((9, 8, 4), batch_size=batch_size), layer])
+    return keras.Sequential([keras.Input(image, batch_size=batch_size), layer])
 
 
 def geometry_of(layer):
@@ -294,6 +294,23 @@ class OnnxTest(unittest.TestCase):
         self.assertEqual(nodes["Conv"], 1)
         for batch in (1, 3):
             x = draw(batch, 9, 8, 4)
+            (actual,) = session.run(None, {session.get_inputs()[0].name: x})
+            self.assertLessEqual(in_bounds(model, x, actual), 1)
+
+    # Without what ONNX itself has no word for, as long as it does not know how far to pad.
+    @parameterized.expand([(n, a) for n, a in CASES if a.get("padding") != "same" or "dilation_rate" not in a])
+    def test_images_of_any_size(self, _, arguments):
+        """What ONNX divides it rounds towards zero, TensorFlow downwards."""
+        import onnxruntime
+
+        model = one_layer(image=(None, None, 4), **arguments)
+        with tempfile.TemporaryDirectory() as folder:
+            file = str(Path(folder) / "model.onnx")
+            model(draw(1, 9, 8, 4))
+            model.export(file, format="onnx", verbose=False)
+            session = onnxruntime.InferenceSession(file)
+        for height, width in ((9, 8), (8, 9), (5, 6)):
+            x = draw(2, height, width, 4)
             (actual,) = session.run(None, {session.get_inputs()[0].name: x})
             self.assertLessEqual(in_bounds(model, x, actual), 1)
 

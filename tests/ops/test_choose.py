@@ -174,6 +174,17 @@ class TableTest(unittest.TestCase):
         operations = step.get_concrete_function(tf.TensorSpec(x.shape)).graph.get_operations()
         self.assertEqual("PartitionedCall" in {operation.type for operation in operations}, not without)
 
+    @unittest.skipIf(tf.config.list_physical_devices("GPU"), "with a GPU, no islands")
+    def test_no_islands_where_numerics_are_checked(self):
+        """What is added to every op then is nothing that XLA knows."""
+        x, w = tf.ones([8, 128, 56, 56]), tf.ones([3, 3, 128, 1])
+        tf.debugging.enable_check_numerics()
+        try:
+            y = tf.function(lambda: depthwise_conv2d(x, w, [1] * 4, "SAME", "NCHW"), autograph=False)()
+        finally:
+            tf.debugging.disable_check_numerics()
+        self.assertEqual(y[0, 0, 1, 1], 9)
+
     def test_no_islands_in_eager_code(self):
         said = explain(tf.ones([8, 28, 28, 192]), tf.ones([5, 5, 192, 1]), **ARGUMENTS)
         self.assertEqual(said.filter_grad.lowering, "native")

@@ -326,7 +326,7 @@ class ArgumentTest(unittest.TestCase):
     def test_name(self):
         with tf.Graph().as_default():
             y = depthwise_conv2d(self.problem.x, self.problem.w, [1, 1, 1, 1], "SAME", name="mine")
-        self.assertTrue(y.name.startswith("mine/"))
+        self.assertEqual(y.name, "mine:0")
 
 
 class PlaceTest(unittest.TestCase):

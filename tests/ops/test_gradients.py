@@ -4,6 +4,7 @@ import gc
 import itertools
 import unittest
 import weakref
+from unittest import mock
 
 import numpy as np
 import tensorflow as tf
@@ -175,6 +176,46 @@ class VectorizedTest(unittest.TestCase):
         # Column by column, the slow way, which vectorizes nothing.
         hessians = [tape.jacobian(found, w, experimental_use_pfor=on) for on in (True, False)]
         np.testing.assert_allclose(*hessians, rtol=1e-4, atol=1e-4)
+
+
+class UpstreamTest(unittest.TestCase):
+    """Gradients as they come in, and graphs as they come from elsewhere."""
+
+    @parameterized.expand([(None,), (False,), (True,)])
+    def test_slices(self, compiled):
+        """Behind `tf.gather`, a gradient is IndexedSlices."""
+        problem = Problem(parse("in=3x5x6x2 filter=3x3x2"))
+        x, w = tf.constant(problem.x), tf.constant(problem.w)
+
+        def derivatives(x, w, pick):
+            with tf.GradientTape() as outer:
+                outer.watch(w)
+                with tf.GradientTape() as inner:
+                    inner.watch(x)
+                    loss = tf.reduce_sum(pick(depthwise_conv2d(x, w, [1] * 4, "SAME")) ** 2)
+                dx = inner.gradient(loss, x)
+            return dx, outer.gradient(dx, w)
+
+        run = derivatives if compiled is None else tf.function(derivatives, autograph=False, jit_compile=compiled)
+        gathered = run(x, w, lambda y: tf.gather(y, [0, 2]))
+        sliced = run(x, w, lambda y: y[::2])
+        for one, other in zip(gathered, sliced, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+    def test_a_graph_from_elsewhere_is_not_given_the_gradient_of_another_convolution(self):
+        """Of the same number there: it has none, then."""
+        x, w = tf.ones([1, 6, 6, 2]), tf.ones([3, 3, 2, 1])
+
+        def graph_of(dilations):
+            with mock.patch.object(gradients_module, "_NUMBERS", itertools.count(10**6)), tf.Graph().as_default() as g:
+                depthwise_conv2d(x.numpy(), w.numpy(), [1] * 4, "SAME", dilations=dilations, name="y")
+            return g
+
+        (one,), (other,) = (
+            {node.attr["_gradient_op_type"].s for node in graph_of(rate).as_graph_def().node if node.op == "IdentityN"}
+            for rate in (1, 2)
+        )
+        self.assertNotEqual(one, other)
 
 
 class ConnectionTest(unittest.TestCase):
