@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -20,6 +21,9 @@ from depthwise.conformance import targets
 
 _FAULT = "fault:"
 _START_SECONDS = 180.0  # importing a framework on a busy machine
+
+
+_LOGGED = re.compile(r"[IWE]\d{4} |WARNING: All log messages").match
 
 
 class WorkerLostError(Exception):
@@ -150,8 +154,9 @@ class Worker:
         how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         self._stderr.seek(0)
         lines = [line for line in self._stderr.read().decode(errors="replace").splitlines() if line.strip()]
-        # A failed check of TensorFlow's is what ended the process; the stack follows it.
-        said = [line for line in lines if "Check failed" in line] or lines
+        # A failed check of TensorFlow's is what ended the process; the stack follows it. What it logs has nothing to do
+        # with that.
+        said = [line for line in lines if "Check failed" in line] or [line for line in lines if not _LOGGED(line)]
         return WorkerLostError("CRASH", f"{how}: {said[-1][-300:]}" if said else how)
 
 

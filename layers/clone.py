@@ -74,10 +74,25 @@ def _maker() -> Callable[[Any], Any]:
         config.pop("compile_config", None)
         if getattr(type(layer), "build_from_config", None) is keras.Layer.build_from_config:
             config.pop("build_config", None)  # the model builds it, and so its weights' paths begin with the model's
+        activation = _own_activation(layer)
+        if activation:
+            config["config"]["activation"] = "linear"
         own = {type(layer).__name__: type(layer)}
-        return keras.saving.deserialize_keras_object(config, own, safe_mode=False)  # the code is this process's
+        new = keras.saving.deserialize_keras_object(config, own, safe_mode=False)  # the code is this process's
+        if activation:
+            new.activation = activation
+        return new
 
     return again
+
+
+def _own_activation(layer: Any) -> Callable[..., Any] | None:
+    """The activation of a layer of Keras's, where it is a function. It is handed over: a config has its name alone, by
+    which Keras may find another one (`keras.ops.gelu` and `keras.activations.gelu` are two), or none."""
+    activation = vars(layer).get("activation")
+    if str(type(layer).__module__).partition(".")[0] not in ("keras", "depthwise") or not callable(activation):
+        return None
+    return None if isinstance(activation, keras.Layer) else activation
 
 
 def _is_graph(layer: Any) -> bool:

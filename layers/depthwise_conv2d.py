@@ -48,6 +48,7 @@ class DepthwiseConv2D(Lowered, keras.layers.DepthwiseConv2D):  # type: ignore[mi
     Raises:
       ValueError: an argument breaks a rule of Keras's layer, `padding` is none of the three forms, or there is no such
         `lowering`; on the first call, the input's shape leaves no output.
+      TypeError: `lowering` is no string; on a call, the inputs are integers.
       NotImplementedError: on the first call, a `lowering` asked for by name cannot do the case.
 
     Example:

@@ -73,6 +73,11 @@ def wrapped():
     return keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Reshape((1, 8, 8, 3)), layer])
 
 
+def relu(x):
+    """Of the name of another function."""
+    return 100 * x
+
+
 class Block(keras.layers.Layer):
     """A layer that Keras knows nothing of, with layers in an attribute and in a list."""
 
@@ -303,6 +308,14 @@ class ConvertTest(unittest.TestCase):
             for a, b in zip(other.get_weights(), weights, strict=True):
                 np.testing.assert_array_equal(a, b)
             tf.nest.map_structure(np.testing.assert_array_equal, other.predict(x, verbose=0), expected)
+
+    @parameterized.expand([("keras_ops", keras.ops.gelu), ("own", relu), ("no_name", lambda x: 2 * x)])
+    def test_activations_are_the_same_functions(self, _, activation):
+        """Whatever else goes by their names."""
+        layers = keras.layers.DepthwiseConv2D(3, activation=activation), keras.layers.Dense(2, activation=activation)
+        converted = ours.convert(keras.Sequential([keras.Input((8, 8, 3)), *layers]))
+        for model in (converted, ours.convert(converted, to="keras")):
+            self.assertEqual([layer.activation for layer in model.layers], [activation] * 2)
 
     def test_weights_are_the_converted_models_own(self):
         model = sequential()
