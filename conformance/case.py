@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -109,6 +110,11 @@ class Case:
     def output_shape(self) -> tuple[int, int, int, int]:
         """The output's shape in `format`."""
         return oracle.output_shape(self.input_shape, self.filter_shape, **self.geometry)
+
+    def unknown(self, shape: Iterable[int]) -> list[int | None]:
+        """The shape of an image in `format`, also of a malformed one, of which the channels alone are known."""
+        channels = 3 if self.format == "NHWC" else 1
+        return [size if axis == channels else None for axis, size in enumerate(shape)]
 
     @property
     def padding_kind(self) -> str:

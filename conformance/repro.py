@@ -78,7 +78,7 @@ def script(result: Result, case: Case) -> str:
         operands=how["operands"],
         integers=case.data == "integer" or "int" in case.dtype,
         complex="complex" in case.dtype,
-        unknown=[_unknown(case, shape) for shape in (np.shape(malformed.get("input", problem.x)), case.output_shape)],
+        unknown=[case.unknown(shape) for shape in (np.shape(malformed.get("input", problem.x)), case.output_shape)],
         before=_pads_before(case),
         unit=unit,
         unit_out=unit_out,
@@ -112,11 +112,6 @@ def _how_to_call(target: str) -> tuple[str, str, dict[str, str]]:
         return "from depthwise.conformance.targets import resolve", f"resolve({target!r}).op", {}
     # Run from the folder that the suite was run from, it finds the same modules.
     return f'import sys\n\nsys.path.append(".")\nfrom {source} import {attribute}', attribute, {}
-
-
-def _unknown(case: Case, shape: tuple[int, ...]) -> list[int | None]:
-    channels = 3 if case.format == "NHWC" else 1
-    return [size if axis == channels else None for axis, size in enumerate(shape)]
 
 
 def _pads_before(case: Case) -> tuple[int, int]:

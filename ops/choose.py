@@ -20,13 +20,18 @@ from depthwise.ops.lowerings.native import is_padded_slowly
 from depthwise.ops.lowerings.native.kernels import onednn_computes
 from depthwise.ops.spec import FLOATS, MOST_SPECS, ConvSpec, argument_error, shown
 
-try:  # Private: TensorFlow offers no public way to ask. tests/ops/test_choose.py notices if a release changes it.
+# Private: TensorFlow offers no public way to ask. tests/ops/test_choose.py notices if a release changes it.
+try:
     from tensorflow.python.framework.op_callbacks import should_invoke_op_callbacks
-    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 except ImportError:  # pragma: no cover
 
     def should_invoke_op_callbacks() -> bool:
         return False
+
+
+try:
+    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+except ImportError:  # pragma: no cover
 
     def GraphOrParentsInXlaContext(graph: tf.Graph) -> bool:  # noqa: N802
         return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from importlib.metadata import version
 from typing import Any
 
@@ -106,19 +106,13 @@ def _in_mode(function: Callable[..., Any], case: Case, tensors: list[Tensor]) ->
         return compiled
     # Unknown batch, height and width. The channels stay known, and so does the filter: the stock op requires it.
     x, w, *others = (tensor.shape for tensor in tensors)
-    shapes = [_unknown(x, case), w]
+    shapes = [case.unknown(x), w]
     if others:
         dy, u, v = others
-        shapes += [_unknown(dy, case), _unknown(u, case), v]
+        shapes += [case.unknown(dy), case.unknown(u), v]
     signature = [tf.TensorSpec(shape, tensor.dtype) for shape, tensor in zip(shapes, tensors, strict=True)]
     general: Callable[..., Any] = tf.function(function, autograph=False, input_signature=signature)
     return general
-
-
-def _unknown(shape: Iterable[int], case: Case) -> list[int | None]:
-    """The shape of an image, which may be malformed, without what is not its channels."""
-    channels = 3 if case.format == "NHWC" else 1
-    return [size if axis == channels else None for axis, size in enumerate(shape)]
 
 
 def _differentiated(

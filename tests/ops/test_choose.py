@@ -25,7 +25,8 @@ def traced(function, **options):
 class CompilationTest(unittest.TestCase):
     """How TensorFlow shows that a function will be compiled. A release that changes it must be noticed."""
 
-    def test_the_import_is_there(self):
+    def test_the_imports_are_there(self):
+        self.assertEqual(choose.should_invoke_op_callbacks.__module__, "tensorflow.python.framework.op_callbacks")
         self.assertEqual(choose.GraphOrParentsInXlaContext.__module__, "tensorflow.python.ops.control_flow_util")
 
     def test_seen(self):
