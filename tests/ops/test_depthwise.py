@@ -170,6 +170,25 @@ class ValueTest(unittest.TestCase):
         check(self, notation, "taps", mode)
 
     @parameterized.expand(
+        itertools.product(
+            (
+                "in=2x5x33x2 filter=3x3x2 format=NCHW data=special",
+                "in=1x9x38x5 filter=3x4x1 strides=2x1 dilations=1x3 format=NCHW data=special",
+                "in=3x4x32x3 filter=1x3x1 padding=0,0,2,0 format=NCHW data=special",
+                "in=2x3x33x5 filter=2x2x1 dilations=7x1 format=NCHW dtype=float64",  # windows three planes high
+                "in=1x3x33x3 filter=3x3x1 format=NCHW",  # a plane too few
+                "in=2x9x11x4 filter=3x3x1 strides=2x2 padding=VALID format=NCHW data=special",
+                "in=1x8x12x6 filter=4x5x1 strides=3x2 dilations=2x1 padding=3,0,1,5 format=NCHW data=special",
+                "in=2x7x9x3 filter=2x7x1 strides=1x3 format=NCHW dtype=bfloat16",
+            ),
+            ("xla", "eager"),
+        )
+    )
+    def test_planes_that_lie_end_to_end(self, notation, mode):
+        """NCHW, wide or strided, but for one."""
+        check(self, notation, "taps", mode)
+
+    @parameterized.expand(
         [
             ("in=2x7x6x3 filter=6x6x2 data=special", "xla"),
             ("in=1x8x9x2 filter=3x3x11 strides=2x1 format=NCHW data=special", "xla"),

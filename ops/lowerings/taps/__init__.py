@@ -9,7 +9,7 @@ from types import ModuleType
 
 import tensorflow as tf
 from depthwise.ops.lowerings.base import Contraction, Mode
-from depthwise.ops.lowerings.taps import commuted, correlate, padded, stencil, strided, tap_by_tap
+from depthwise.ops.lowerings.taps import commuted, correlate, end_to_end, padded, stencil, strided, tap_by_tap
 from depthwise.ops.lowerings.taps.layout import is_large, is_sized
 from depthwise.ops.spec import ConvSpec
 
@@ -19,13 +19,21 @@ class Taps:
 
     name = "taps"
 
+    def __init__(self, in_memory: bool = False) -> None:
+        """`in_memory`: whether images are arguments of a function that XLA compiles by itself, which lie in buffers."""
+        self.in_memory = in_memory
+
     def refuses(self, spec: ConvSpec, contraction: Contraction, mode: Mode) -> str | None:
         return None
 
     def output(self, spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) -> tf.Tensor:
+        if end_to_end.pays(spec, "output"):
+            return end_to_end.output(spec, input, filter, self.in_memory)
         return _formulation(spec, "output").output(spec, input, filter)
 
     def input_grad(self, spec: ConvSpec, filter: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+        if end_to_end.pays(spec, "input_grad"):
+            return end_to_end.input_grad(spec, filter, dy, self.in_memory)
         return _formulation(spec, "input_grad").input_grad(spec, filter, dy, sizes)
 
     def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:

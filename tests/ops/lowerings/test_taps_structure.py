@@ -177,6 +177,24 @@ class TapsStructureTest(unittest.TestCase):
             self.assertTrue(" reduce-window(" in text[platform])
         self.assertLessEqual(fusions(text["CPU"]), FILTER_GRAD_FUSIONS[kernel] + pads)
 
+    @parameterized.expand([("output", 1), ("input_grad", 1), ("input_grad", 2)])
+    def test_planes_are_read_as_a_line_that_lies_in_memory(self, contraction, stride):
+        """After another op, whose result is written once: to compute the place of each sample is scalar code."""
+        x, dy = tf.zeros([BATCH, CHANNELS, 40, 40]), tf.zeros([BATCH, CHANNELS, 40 // stride, 40 // stride])
+        compute = taps(contraction, stride, "NCHW")
+
+        def after_another(x, w, dy):
+            scale = tf.range(float(CHANNELS))[:, tf.newaxis, tf.newaxis]
+            return compute(tf.nn.relu(x * scale), w, tf.nn.relu(dy * scale))
+
+        text = hlo(after_another, (x, tf.zeros([3, 3, CHANNELS, 1]), dy), "CPU")
+        (stencil,) = (part for part in computations(text) if multiplications(part) > 3)
+        line = rf" = f32\[{math.prod(x.shape)}\]\S* ([\w-]+)\("
+        self.assertEqual(re.findall(line, stencil), ["parameter"])
+        self.assertEqual(re.findall(line, text[text.index("\nENTRY") :]), ["bitcast"])
+        self.assertLessEqual(fusions(text), 5)  # the other op, two edges, the filter for each plane, the stencil
+        self.assertEqual(flaws(hlo(after_another, (x, tf.zeros([3, 3, CHANNELS, 1]), dy), "GPU")), [])
+
     @parameterized.expand([("NHWC",), ("NCHW",)])
     def test_an_input_gradient_with_several_outputs_is_summed_from_memory(self, data_format):
         """A pad, the stencil, the sum over the outputs: in one fusion, the last two would be scalar code."""
