@@ -190,6 +190,17 @@ class ValueTest(unittest.TestCase):
 
     @parameterized.expand(
         [
+            ("in=2x7x9x32 filter=3x3x1 format=NCHW data=special", "xla"),
+            ("in=3x6x5x24 filter=3x2x2 strides=2x1 format=NCHW dtype=float64", "unknown"),
+            ("in=2x9x8x48 filter=10x7x1 dilations=1x2 format=NCHW data=special", "xla"),
+        ]
+    )
+    def test_blocks_of_channels(self, notation, mode):
+        """NCHW, and more channels than are transposed together."""
+        check(self, notation, "taps", mode)
+
+    @parameterized.expand(
+        [
             ("in=2x7x6x3 filter=6x6x2 data=special", "xla"),
             ("in=1x8x9x2 filter=3x3x11 strides=2x1 format=NCHW data=special", "xla"),
             ("in=1x9x8x3 filter=5x7x2 strides=2x2 dilations=1x2 dtype=float64", "graph"),
