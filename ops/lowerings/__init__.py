@@ -7,8 +7,8 @@ from depthwise.ops.lowerings.portable import Portable
 from depthwise.ops.lowerings.taps import Taps
 
 # `taps` is a function, so that layers of one shape, of which models have many, are traced once.
-_taps = InFunction("taps", Taps(), jit_compile=False)
-_island = InFunction("island", Taps(in_memory=True), jit_compile=True)
+_taps = InFunction("taps", Taps, jit_compile=False)
+_island = InFunction("island", Taps, jit_compile=True)
 _native = Native(exactly=Taps())
 
 BY_NAME: dict[str, Lowering] = {

@@ -19,27 +19,34 @@ from depthwise.ops.spec import MOST_SPECS, ConvSpec
 
 
 class InFunction:
-    """A lowering, each of whose contractions is a `tf.function`; calls alike share it."""
+    """A lowering, each of whose contractions is a `tf.function`; calls alike share it.
 
-    def __init__(self, name: str, inside: Lowering, jit_compile: bool) -> None:
-        self.name, self.inside, self.jit_compile = name, inside, jit_compile
+    `inside` makes the lowering, told whether images are in memory by the time that XLA's code begins.
+    """
+
+    def __init__(self, name: str, inside: Callable[[bool], Lowering], jit_compile: bool) -> None:
+        self.name, self.jit_compile = name, jit_compile
+        self._inside = {in_memory: inside(in_memory) for in_memory in (False, True)}
         self._function = lru_cache(maxsize=MOST_SPECS)(self._new_function)
 
     def refuses(self, spec: ConvSpec, contraction: Contraction, mode: Mode) -> str | None:
         if self.jit_compile and not _has_xla():
             return "this build of TensorFlow has no XLA compiler"
-        return self.inside.refuses(spec, contraction, "xla" if self.jit_compile else mode)
+        return self._inside[False].refuses(spec, contraction, "xla" if self.jit_compile else mode)
 
     def output(self, spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) -> tf.Tensor:
-        return self._function(spec, "output")(input, filter)
+        return self._function(spec, "output", self._in_memory(input))(input, filter)
 
     def input_grad(self, spec: ConvSpec, filter: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-        return self._function(spec, "input_grad")(filter, dy, sizes)
+        return self._function(spec, "input_grad", self._in_memory(dy))(filter, dy, sizes)
 
     def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-        return self._function(spec, "filter_grad")(input, dy, sizes)
+        return self._function(spec, "filter_grad", self._in_memory(input, dy))(input, dy, sizes)
 
-    def _new_function(self, spec: ConvSpec, contraction: Contraction) -> Callable[..., Any]:
+    def _in_memory(self, *images: tf.Tensor) -> bool:
+        return self.jit_compile or all(map(_is_argument, images))
+
+    def _new_function(self, spec: ConvSpec, contraction: Contraction, in_memory: bool) -> Callable[..., Any]:
         shapes = {
             "output": (spec.input_shape, spec.filter_shape),
             "input_grad": (spec.filter_shape, spec.output_shape),
@@ -48,7 +55,7 @@ class InFunction:
         signature = [tf.TensorSpec(shape, spec.dtype) for shape in shapes]
         if contraction != "output":
             signature.append(tf.TensorSpec([4], tf.int32))
-        compute = getattr(self.inside, contraction)
+        compute = getattr(self._inside[in_memory], contraction)
 
         def depthwise_conv2d(*operands: tf.Tensor) -> tf.Tensor:
             return compute(spec, *operands)
@@ -59,6 +66,15 @@ class InFunction:
         with tf.init_scope():
             concrete: Callable[..., Any] = function.get_concrete_function(*signature)
         return concrete
+
+
+def _is_argument(image: tf.Tensor) -> bool:
+    """Whether a tensor is no op's result in the outermost function that is traced here."""
+    op = getattr(image, "op", None)
+    if op is None:  # an eager tensor
+        return True
+    is_outermost = not hasattr(getattr(op.graph, "outer_graph", None), "outer_graph")
+    return is_outermost and op.type == "Placeholder"
 
 
 @cache

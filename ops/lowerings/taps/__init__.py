@@ -20,7 +20,7 @@ class Taps:
     name = "taps"
 
     def __init__(self, in_memory: bool = False) -> None:
-        """`in_memory`: whether images are arguments of a function that XLA compiles by itself, which lie in buffers."""
+        """`in_memory`: whether images lie in buffers, and XLA computes nothing to fuse into what reads them."""
         self.in_memory = in_memory
 
     def refuses(self, spec: ConvSpec, contraction: Contraction, mode: Mode) -> str | None:

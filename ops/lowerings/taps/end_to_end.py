@@ -12,7 +12,7 @@ the place of every sample from plane, row and column, by divisions, and vectoris
 a reshape, which XLA would make a part
 
 -   of what computes the image, were that not expensive and used twice: hence a division by one (`once`), in whose
-    buffer the line lies. What an island is called with lies in buffers already.
+    buffer the line lies. Arguments of what XLA compiles lie in buffers already.
 -   of the stencil, if that did not read it from more than 15 places: hence it is read in several stretches.
 
 The input gradient of a strided convolution is that of one without strides, the output gradient spread out by zeros.

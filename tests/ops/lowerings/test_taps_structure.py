@@ -195,6 +195,19 @@ class TapsStructureTest(unittest.TestCase):
         self.assertLessEqual(fusions(text), 5)  # the other op, two edges, the filter for each plane, the stencil
         self.assertEqual(flaws(hlo(after_another, (x, tf.zeros([3, 3, CHANNELS, 1]), dy), "GPU")), [])
 
+    @parameterized.expand([("output",), ("input_grad",)])
+    def test_arguments_are_read_where_they_are(self, contraction):
+        """Without a copy, unless the function is called within another: then they are what that one computes."""
+        x = tf.zeros([BATCH, CHANNELS, 40, 40])
+        tensors = x, tf.zeros([3, 3, CHANNELS, 1]), x
+        compute = taps(contraction, 1, "NCHW")
+        self.assertEqual(fusions(hlo(compute, tensors, "CPU")), 4)  # two edges, the filter for each plane, the stencil
+
+        def within_another(x, w, dy):
+            return tf.function(compute, autograph=False)(tf.nn.relu(x), w, tf.nn.relu(dy))
+
+        self.assertEqual(fusions(hlo(within_another, tensors, "CPU")), 5)
+
     @parameterized.expand([("NHWC",), ("NCHW",)])
     def test_an_input_gradient_with_several_outputs_is_summed_from_memory(self, data_format):
         """A pad, the stencil, the sum over the outputs: in one fusion, the last two would be scalar code."""
