@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 
 import tensorflow as tf
 from depthwise.ops import LOWERINGS, explain
@@ -10,23 +10,24 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.case import Case, parse
-from benchmarks.measurement import MODES, Measurement
+from benchmarks.measurement import Measurement
 from benchmarks.report import within_noise
 from benchmarks.run import Request, run, summary
-from benchmarks.suites import suite
 
 CONTRACTIONS = {"forward": "output", "input_grad": "input_grad", "filter_grad": "filter_grad"}
 
 
-def check(console: Console, suites: Sequence[str], batch: int, budget_s: float) -> list[Measurement]:
-    """Measures every lowering on the suites' cases, and prints each place where the table chose a slower one.
+def check(console: Console, asked: Request) -> list[Measurement]:
+    """Measures every lowering on the cases and in the modes that are asked for, and prints each place where the table
+    chose a slower one.
 
     Returns:
       All that was measured.
     """
-    cases = tuple(dict.fromkeys(str(row.case) for name in suites for row in suite(name, batch)))
     lowerings = tuple(f"depthwise:{name}" for name in LOWERINGS if name != "portable")  # a choice, no way to compute
-    request = Request(cases, tuple(CONTRACTIONS), MODES, lowerings, ("tensorflow",), budget_s)
+    request = replace(
+        asked, quantities=tuple(CONTRACTIONS), implementations=lowerings, frameworks=("tensorflow",), pythons=()
+    )
     found: list[Measurement] = []
     with console.status("measuring every lowering") as status:
         for reply in run(request):
@@ -37,7 +38,7 @@ def check(console: Console, suites: Sequence[str], batch: int, budget_s: float) 
     table = Table("case", "quantity", "mode", "chosen", "ms", "faster", "ms", title="The table would better choose")
     right = close = 0
     for (case, quantity), row in summary(found).items():
-        for mode in MODES:
+        for mode in request.modes:
             chosen = f"depthwise:{chosen_lowering(parse(case), mode, quantity)}"
             rivals = [m for (_, m_mode), m in row.items() if m_mode == mode and m.wall_ms is not None]
             mine = next((m for m in rivals if m.implementation == chosen), None)

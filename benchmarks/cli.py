@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif options.check_table:
         from benchmarks.check_table import check
 
-        found = check(console, options.suite or ["seven"], options.batch, options.seconds)
+        found = check(console, _request(options))
     else:
         found = _measure(console, _request(options), versions)
         if options.models:

@@ -53,6 +53,8 @@ one output each; and without oneDNN."""
 MOST_NCHW_TAPS = 64
 """NCHW with oneDNN: most taps for which an island computes output or input gradient. 8x28x28x128 k13 NCHW takes 8.5 ms
 in oneDNN's kernel and 11 in an island, 8x14x14x512 k27 NCHW 19 and 31."""
+MOST_STRIDED_NCHW_TAPS = 9
+"""The same with strides: 8x28x28x240 k5 s2 NCHW takes 1.8 and 2.7 ms, output, and 2.2 and 4.8, input gradient."""
 MOST_DILATED_TAPS = 9
 """Dilated, with oneDNN: most taps for which an island computes output or input gradient. The input gradient of
 8x28x28x192 k7 d2 takes 4.7 ms in oneDNN's kernel and 6.4 in an island."""
@@ -96,9 +98,9 @@ def _repeats(spec: ConvSpec) -> int:
 def _island_in_nchw(spec: ConvSpec, contraction: Contraction, mode: Mode) -> bool:
     if spec.data_format != "NCHW" or not _island_may_pay(spec, mode) or _repeats(spec) > MOST_REPEATS:
         return False
-    if contraction == "filter_grad":
-        return _repeats(spec) == 1
-    return not onednn_computes(spec) or spec.taps <= MOST_NCHW_TAPS
+    if contraction == "filter_grad" or not onednn_computes(spec):
+        return True
+    return spec.taps <= (MOST_STRIDED_NCHW_TAPS if spec.is_strided else MOST_NCHW_TAPS)
 
 
 def _island_with_multiplier(spec: ConvSpec, contraction: Contraction, mode: Mode) -> bool:
@@ -150,10 +152,10 @@ TABLE: tuple[Row, ...] = (
         _island_in_nchw,
         "TensorFlow's CPU kernels compute in NHWC, and transposing around them takes longer than XLA takes altogether; "
         "sizes are known and large, so that compiling it once pays",
-        "native and island: 5.2 and 2.4, 6.1 and 2.5, 8.3 and 6.8 ms, output, input and filter gradient of 8x56x56x128 "
-        "k3 NCHW; without oneDNN 14 and 2.3, 14 and 2.9, 13 and 8.0; output and input gradient of 8x28x28x192 k7 m2 "
-        "NCHW 32 and 8.8, 46 and 13; without oneDNN 29 and 11, 23 and 9.3; float32, 2 CPU cores (python -m benchmarks "
-        "--case, --mode graph, --implementation depthwise:native and depthwise:island)",
+        "native and island: 4.2 and 2.1, 4.6 and 2.0, 6.5 and 6.1 ms, output, input and filter gradient of 8x56x56x128 "
+        "k3 NCHW; without oneDNN 21 and 1.6, 18 and 1.6, 11 and 5.5; the same of 8x28x28x192 k7 m2 NCHW 21 and 8.4, "
+        "34 and 6.1, 19 and 8.8; without oneDNN 38 and 6.6, 28 and 11, 39 and 22; float32, 2 CPU cores (python -m "
+        "benchmarks --case, --mode graph, --implementation depthwise:native and depthwise:island)",
     ),
     Row(
         "island",

@@ -123,13 +123,27 @@ class TableTest(unittest.TestCase):
                 [8, 64, 56, 56],
                 dict(multiplier=2, format="NCHW"),
                 "island island island",
-                "island island native",
+                "island island island",
             ),
             (
                 "repeated_7x7_nchw",
                 [8, 192, 28, 28],
                 dict(multiplier=4, k=7, format="NCHW"),
-                "island island native",
+                "island island island",
+                "island island island",
+            ),
+            (
+                "strided_nchw",
+                [8, 128, 56, 56],
+                dict(stride=2, format="NCHW"),
+                "island island island",
+                "island island island",
+            ),
+            (
+                "strided_5x5_nchw",
+                [8, 128, 56, 56],
+                dict(k=5, stride=2, format="NCHW"),
+                "native native island",
                 "island island island",
             ),
             ("half", [8, 28, 28, 192], dict(k=5, dtype="bfloat16"), "native native island", "island island native"),
@@ -143,7 +157,8 @@ class TableTest(unittest.TestCase):
         case = dict(k=3, rate=1, stride=1, dtype="float32", compiled=False, format="NHWC", multiplier=1) | case
         channels = shape[1] if case["format"] == "NCHW" else shape[3]
         w = tf.ones([case["k"], case["k"], channels, case["multiplier"]], case["dtype"])
-        strides = [1, *np.broadcast_to(case["stride"], 2), 1]
+        stride = np.broadcast_to(case["stride"], 2)
+        strides = [1, 1, *stride] if case["format"] == "NCHW" else [1, *stride, 1]
         found = []
         signature = [tf.TensorSpec(shape, case["dtype"])]
 
