@@ -54,7 +54,7 @@ MOST_NCHW_TAPS = 64
 """NCHW with oneDNN: most taps for which an island computes output or input gradient. 8x28x28x128 k13 NCHW takes 8.5 ms
 in oneDNN's kernel and 11 in an island, 8x14x14x512 k27 NCHW 19 and 31."""
 MOST_STRIDED_NCHW_TAPS = 9
-"""The same with strides: 8x28x28x240 k5 s2 NCHW takes 1.8 and 2.7 ms, output, and 2.2 and 4.8, input gradient."""
+"""The same with strides: 8x28x28x240 k5 s2 NCHW takes 1.8 and 2.7 ms, output, and 1.8 and 2.3, input gradient."""
 MOST_DILATED_TAPS = 9
 """Dilated, with oneDNN: most taps for which an island computes output or input gradient. The input gradient of
 8x28x28x192 k7 d2 takes 4.7 ms in oneDNN's kernel and 6.4 in an island."""

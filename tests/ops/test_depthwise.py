@@ -179,6 +179,7 @@ class ValueTest(unittest.TestCase):
                 "in=1x3x33x3 filter=3x3x1 format=NCHW",  # a plane too few
                 "in=2x9x11x4 filter=3x3x1 strides=2x2 padding=VALID format=NCHW data=special",
                 "in=1x8x12x6 filter=4x5x1 strides=3x2 dilations=2x1 padding=3,0,1,5 format=NCHW data=special",
+                "in=2x9x9x3 filter=5x3x1 strides=4x2 dilations=3x1 format=NCHW data=special",  # begins amid the phases
                 "in=2x7x9x3 filter=2x7x1 strides=1x3 format=NCHW dtype=bfloat16",
             ),
             ("xla", "eager"),

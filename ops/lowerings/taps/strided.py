@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
-from depthwise.ops.geometry import Axis, ceil_div
+from depthwise.ops.geometry import Axis, Size, ceil_div
 from depthwise.ops.lowerings.taps.layout import Layout, shaped, sizes_of, step_range, total
 from depthwise.ops.lowerings.taps.once import once
 from depthwise.ops.spec import ConvSpec
@@ -27,7 +27,7 @@ raw = tf.raw_ops
 
 
 @dataclass(frozen=True)
-class _Shifts:
+class Shifts:
     """An axis as the formula above has it: m in range(length), q in range(count)."""
 
     axis: Axis
@@ -61,10 +61,11 @@ def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) ->
         dx = input_grad(inner, w, raw.Transpose(x=dy, perm=[0, 2, 3, 1]), sizes)
         return raw.Transpose(x=dx, perm=[0, 3, 1, 2])
     layout = Layout(spec, tf.shape(w))
-    rows, cols = _Shifts(spec.rows), _Shifts(spec.cols)
+    rows, cols = Shifts(spec.rows), Shifts(spec.cols)
     places = [shifts.count * shifts.axis.stride for shifts in (rows, cols)]
     batch, _, _, channels = sizes_of(dy)
-    taps, is_tap = _laid_out(tf.reshape(w, [spec.rows.taps, spec.cols.taps, -1]), channels, spec, places)
+    w = tf.reshape(w, [spec.rows.taps, spec.cols.taps, -1])
+    taps, is_tap = laid_out(w, channels, (spec.rows.rate, spec.cols.rate), places)
     dy = layout.pad(dy, rows.pads, cols.pads)
 
     def product(i: int, j: int) -> tf.Tensor | None:
@@ -90,9 +91,10 @@ def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) ->
     return shaped(once(dx), spec.input_shape)
 
 
-def _laid_out(w: tf.Tensor, channels: tf.Tensor, spec: ConvSpec, places: list[int]) -> tuple[tf.Tensor, np.ndarray]:
-    """The filter with its taps `rate` apart and zeros elsewhere, and where it has taps."""
-    rates, spans = (spec.rows.rate, spec.cols.rate), (spec.rows.span, spec.cols.span)
+def laid_out(w: tf.Tensor, channels: Size, rates: tuple[int, int], places: list[int]) -> tuple[tf.Tensor, np.ndarray]:
+    """A filter [tap rows, tap columns, channels] with its taps these rates apart and zeros elsewhere, in so many places
+    of rows and columns; and where it has taps."""
+    spans = [rate * (taps - 1) + 1 for rate, taps in zip(rates, w.shape[:2], strict=True)]
     taps = raw.StridedSliceGrad(
         shape=tf.stack([*places, channels]),
         begin=[0, 0, 0],
