@@ -36,8 +36,8 @@ class Line:
       height, width: of a plane.
       rows, cols: how the taps of a filter's column walk over it, and those of a row.
       taps_in_row: how many of these there are.
-      is_tap: how many of those, and in which phases they are taps: [taps in a column, phases]. A row of samples makes
-        as many rows of results as there are phases, one after the other.
+      is_tap: in which phases those of a column are taps, [taps in a column, phases]. Each row of samples makes as many
+        rows of results as there are phases, one after the other; a stencil without phases has one.
       cut, results: how many rows of results are ahead of those that are wanted, and how many these are.
     """
 
