@@ -56,7 +56,8 @@ class Shifts:
 
 def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
     """The input gradient."""
-    if spec.data_format == "NCHW":  # where the phases of columns would be neighbours in memory, and no vectors
+    if spec.data_format == "NCHW":
+        # The phases of columns would be neighbours in memory, and no vectors. (What `end_to_end` leaves.)
         inner = replace(spec, data_format="NHWC")
         dx = input_grad(inner, w, raw.Transpose(x=dy, perm=[0, 2, 3, 1]), sizes)
         return raw.Transpose(x=dx, perm=[0, 3, 1, 2])
