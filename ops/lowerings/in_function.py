@@ -41,10 +41,11 @@ class InFunction:
         return self._function(spec, "input_grad", self._in_memory(dy))(filter, dy, sizes)
 
     def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-        return self._function(spec, "filter_grad", self._in_memory(input, dy))(input, dy, sizes)
+        # Which is the same wherever its images are: traced once for all.
+        return self._function(spec, "filter_grad", False)(input, dy, sizes)
 
-    def _in_memory(self, *images: tf.Tensor) -> bool:
-        return self.jit_compile or all(map(_is_argument, images))
+    def _in_memory(self, image: tf.Tensor) -> bool:
+        return self.jit_compile or _is_argument(image)
 
     def _new_function(self, spec: ConvSpec, contraction: Contraction, in_memory: bool) -> Callable[..., Any]:
         shapes = {

@@ -191,6 +191,7 @@ class ValueTest(unittest.TestCase):
 
     @parameterized.expand(
         [
+            ("in=2x7x9x32 filter=3x3x1 format=NCHW", "xla"),
             ("in=2x7x9x32 filter=3x3x1 format=NCHW data=special", "xla"),
             ("in=3x6x5x24 filter=3x2x2 strides=2x1 format=NCHW dtype=float64", "unknown"),
             ("in=2x9x8x48 filter=10x7x1 dilations=1x2 format=NCHW data=special", "xla"),

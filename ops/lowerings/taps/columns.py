@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import Axis, at_least_zero, ceil_div
-from depthwise.ops.lowerings.taps.layout import Layout, lines_held, sizes_of, step_range, total
+from depthwise.ops.lowerings.taps.layout import Layout, lines_held, sizes_of, step_range, total, where
 
 raw = tf.raw_ops
 
@@ -69,10 +69,7 @@ class Columns:
         terms = []
         for pair in self.pairs(tap):
             product = raw.Mul(x=x_slice(pair.x), y=dy_slice(pair.dy))
-            if pair.counts is not None:
-                # Selected, not multiplied by zero: what is not finite must not spread.
-                product = raw.SelectV2(condition=pair.counts, t=product, e=tf.zeros([], product.dtype))
-            terms.append(product)
+            terms.append(product if pair.counts is None else where(pair.counts, product))
         if not terms:
             return tf.zeros_like(raw.Mul(x=x_slice(0), y=dy_slice(0)))
         # Each tap begins elsewhere. Where all taps meet all outputs, their loops would else begin with the same loads,

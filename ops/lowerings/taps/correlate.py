@@ -46,7 +46,7 @@ from depthwise.ops.lowerings.taps.columns import (
     columns_of,
     padded_evenly,
 )
-from depthwise.ops.lowerings.taps.layout import TAP_ROWS, Layout, concat, is_large, shaped, sizes_of
+from depthwise.ops.lowerings.taps.layout import TAP_ROWS, Layout, concat, is_large, shaped, sizes_of, where
 from depthwise.ops.spec import FLOATS, ConvSpec, nhwc
 
 raw = tf.raw_ops
@@ -56,7 +56,7 @@ TAP_COLUMNS = 5
 BLOCK_SIZES = range(16, 65, 8)
 """Channels of NCHW that are transposed together: those of one block lie in one cache line for each column, and are read
 from no more lines than the first cache holds. The least of these that divides the channels. 3x3 on (8,128,56,56) took
-7.6 ms, and takes 4.3; 5x5 on (8,192,28,28) 3.1 and 2.5."""
+8.1 ms, and takes 5.3; 5x5 on (8,192,28,28) 3.1 and 2.5."""
 ROW_WINDOW = 8
 """Rows that a window of stage 2 adds up where their number is unknown."""
 
@@ -151,8 +151,7 @@ def _channels_last(layout: Layout, image: tf.Tensor, blocks: int) -> tf.Tensor:
 
 def _partial_sums(rows: Axis, products: tf.Tensor, on_input: tf.Tensor) -> tf.Tensor:
     """Stage 1, tap rows as a loop dimension: [batch, rows (padded), tap rows, tap columns * width, channels]."""
-    mask = on_input[:, :, tf.newaxis, tf.newaxis]
-    partial = raw.SelectV2(condition=mask, t=products, e=tf.zeros([], products.dtype))
+    partial = where(on_input[:, :, tf.newaxis, tf.newaxis], products)
     missing = _row_window(rows.output)[1] - rows.output
     if not isinstance(missing, int) or missing:
         partial = raw.Pad(input=partial, paddings=[[0, 0], [0, missing], [0, 0], [0, 0], [0, 0]])

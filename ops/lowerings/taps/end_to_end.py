@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import ceil_div
 from depthwise.ops.lowerings.base import Contraction
-from depthwise.ops.lowerings.taps.layout import is_large, shaped
+from depthwise.ops.lowerings.taps.layout import is_large, shaped, where
 from depthwise.ops.lowerings.taps.line import Line
 from depthwise.ops.lowerings.taps.once import once
 from depthwise.ops.lowerings.taps.padded import Walk
@@ -47,10 +47,9 @@ def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, in_memory: bool) -> 
     line = _of_input_grad(spec)
     if spec.is_strided:
         dy, in_memory = _spread(spec, dy, line), False
-    shifts, phases = line.is_tap.shape
     w = tf.reshape(w, [spec.rows.taps, spec.cols.taps, spec.channels])
-    w, _ = laid_out(w, spec.channels, (spec.rows.rate, 1), [shifts * phases, spec.cols.taps])
-    w = tf.reshape(w, [shifts, phases, spec.cols.taps, spec.channels, 1])
+    w = laid_out(w, spec.channels, (spec.rows.rate, 1), [line.is_tap.size, spec.cols.taps])
+    w = tf.reshape(w, [*line.is_tap.shape, spec.cols.taps, spec.channels, 1])
     return shaped(line.stencil(dy if in_memory else once(dy), w), spec.input_shape)
 
 
@@ -92,9 +91,7 @@ def _of_input_grad(spec: ConvSpec) -> Line:
         height, width = max(height, length), max(width, ceil_div(cols.size, cols.stride)) * cols.stride
     planes = spec.batch, spec.channels, height, width
     walks = Walk(begin, -1, length, 1), Walk(cols.pads[0], -cols.rate, cols.size, 1)
-    is_tap = np.zeros([Shifts(rows).count, rows.stride], bool)
-    is_tap.flat[: rows.span : rows.rate] = True
-    return Line(*planes, *walks, cols.taps, is_tap, cut, rows.size)  # type: ignore[arg-type] # known
+    return Line(*planes, *walks, cols.taps, Shifts(rows).is_tap, cut, rows.size)  # type: ignore[arg-type] # known
 
 
 def _spread(spec: ConvSpec, dy: tf.Tensor, line: Line) -> tf.Tensor:
@@ -106,6 +103,5 @@ def _spread(spec: ConvSpec, dy: tf.Tensor, line: Line) -> tf.Tensor:
     if stride == 1:
         return dy
     # Repeated and selected, which is vectorised; a pad between samples, or the gradient of a slice, is not.
-    samples = tf.expand_dims(dy, 4)
-    spread = raw.SelectV2(condition=np.arange(stride) == 0, t=samples, e=tf.zeros([], dy.dtype))
+    spread = where(np.arange(stride) == 0, tf.expand_dims(dy, 4))
     return tf.reshape(spread, [spec.batch, spec.channels, line.height, line.width])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from math import gcd
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import Run, Size
 from depthwise.ops.spec import ConvSpec
@@ -192,6 +193,16 @@ def sizes_of(tensor: tf.Tensor) -> list[Size]:
         return list(known)
     at_run_time = tf.unstack(tf.shape(tensor))
     return [at_run_time[i] if size is None else size for i, size in enumerate(known)]
+
+
+def where(mask: Any, values: tf.Tensor) -> tf.Tensor:
+    """The values where a mask holds, and zero elsewhere; as they are, if it is an array that holds everywhere.
+
+    Selected, not multiplied by zero: what is not finite must not spread.
+    """
+    if isinstance(mask, np.ndarray) and mask.all():
+        return values
+    return raw.SelectV2(condition=mask, t=values, e=tf.zeros([], values.dtype))
 
 
 def total(terms: list[tf.Tensor]) -> tf.Tensor:

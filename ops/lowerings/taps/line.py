@@ -18,7 +18,7 @@ from itertools import pairwise, product
 import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import ceil_div
-from depthwise.ops.lowerings.taps.layout import total
+from depthwise.ops.lowerings.taps.layout import total, where
 from depthwise.ops.lowerings.taps.padded import Walk
 
 raw = tf.raw_ops
@@ -128,9 +128,9 @@ class Line:
         rows, cols = _masks(self.rows, len(self.is_tap), self.height), _masks(self.cols, self.taps_in_row, self.width)
         sums = total(
             [
-                _where(
+                where(
                     (row[:, np.newaxis] & phases)[:, :, np.newaxis],
-                    total([_where(col, term(i, j)) for j, col in enumerate(cols)]),
+                    total([where(col, term(i, j)) for j, col in enumerate(cols)]),
                 )
                 for i, (row, phases) in enumerate(zip(rows, self.is_tap, strict=True))
                 if phases.any()
@@ -144,10 +144,3 @@ def _masks(walk: Walk, taps: int, size: int) -> list[np.ndarray]:
     """For each tap, which of its samples are on the plane."""
     samples = walk.origin + walk.advance * np.arange(taps)[:, np.newaxis] + np.arange(0, walk.reach, walk.step)
     return list((samples >= 0) & (samples < size))
-
-
-def _where(mask: np.ndarray, values: tf.Tensor) -> tf.Tensor:
-    """Zero where masked. (Selected, not multiplied: what is not finite must not spread.)"""
-    if mask.all():
-        return values
-    return raw.SelectV2(condition=mask, t=values, e=tf.zeros([], values.dtype))

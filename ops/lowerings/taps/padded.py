@@ -23,6 +23,7 @@ from depthwise.ops.lowerings.taps.layout import (
     shaped,
     sizes_of,
     total,
+    where,
 )
 from depthwise.ops.lowerings.taps.once import once
 from depthwise.ops.spec import ConvSpec, nhwc
@@ -75,9 +76,8 @@ def filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -
     def tap(k: tf.Tensor) -> tf.Tensor:
         bands = [_under(layout, image, layout.row, _forward(rows), k // cols.taps) for image in images]
         samples, covered = (_under(layout, band, layout.col, _forward(cols), k % cols.taps) for band in bands)
-        # Selected, not multiplied by zero: what is not finite in dy must not reach taps that lie on padding.
-        products = raw.SelectV2(condition=covered, t=raw.Mul(x=samples, y=dy), e=tf.zeros([], dy.dtype))
-        return tf.reduce_sum(products, [0, layout.row, layout.col])
+        # What is not finite in dy must not reach taps that lie on padding.
+        return tf.reduce_sum(where(covered, raw.Mul(x=samples, y=dy)), [0, layout.row, layout.col])
 
     dw = tf.map_fn(tap, tf.range(rows.taps * cols.taps), fn_output_signature=dy.dtype)
     return shaped(tf.reshape(dw, sizes), spec.filter_shape)

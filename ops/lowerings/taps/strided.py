@@ -15,11 +15,12 @@ fast as long as nothing is cut off it, and else becomes branches inside the loop
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import Axis, Size, ceil_div
-from depthwise.ops.lowerings.taps.layout import Layout, shaped, sizes_of, step_range, total
+from depthwise.ops.lowerings.taps.layout import Layout, shaped, sizes_of, step_range, total, where
 from depthwise.ops.lowerings.taps.once import once
 from depthwise.ops.spec import ConvSpec
 
@@ -53,6 +54,18 @@ class Shifts:
         """The places of a shift in the filter that is laid out."""
         return slice(shift * self.axis.stride, (shift + 1) * self.axis.stride)
 
+    @property
+    def places(self) -> int:
+        """The places of all shifts."""
+        return self.count * self.axis.stride
+
+    @cached_property
+    def is_tap(self) -> np.ndarray:
+        """Which of them are taps: [count, stride]."""
+        found = np.zeros([self.count, self.axis.stride], bool)
+        found.flat[: self.axis.span : self.axis.rate] = True
+        return found
+
 
 def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
     """The input gradient."""
@@ -63,24 +76,19 @@ def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) ->
         return raw.Transpose(x=dx, perm=[0, 3, 1, 2])
     layout = Layout(spec, tf.shape(w))
     rows, cols = Shifts(spec.rows), Shifts(spec.cols)
-    places = [shifts.count * shifts.axis.stride for shifts in (rows, cols)]
     batch, _, _, channels = sizes_of(dy)
     w = tf.reshape(w, [spec.rows.taps, spec.cols.taps, -1])
-    taps, is_tap = laid_out(w, channels, (spec.rows.rate, spec.cols.rate), places)
+    taps = laid_out(w, channels, (spec.rows.rate, spec.cols.rate), [rows.places, cols.places])
     dy = layout.pad(dy, rows.pads, cols.pads)
 
     def product(i: int, j: int) -> tf.Tensor | None:
-        here = is_tap[rows.at(i), cols.at(j)]
+        here = rows.is_tap[i][:, np.newaxis] & cols.is_tap[j]
         if not here.any():
             return None
         image = layout.cut(dy, rows.window(i), cols.window(j))
         image = tf.reshape(image, layout.shape(batch, rows.length, 1, cols.length, 1, channels))
         weights = taps[rows.at(i), cols.at(j)][:, tf.newaxis]
-        term = raw.Mul(x=image, y=weights)
-        if here.all():
-            return term
-        # Selected, not multiplied by zero: what is not finite must not spread.
-        return raw.SelectV2(condition=here[:, np.newaxis, :, np.newaxis], t=term, e=tf.zeros([], term.dtype))
+        return where(here[:, np.newaxis, :, np.newaxis], raw.Mul(x=image, y=weights))
 
     bands = [[product(i, j) for j in range(cols.count)] for i in range(rows.count)]
     found = [[term for term in band if term is not None] for band in bands]
@@ -92,17 +100,14 @@ def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) ->
     return shaped(once(dx), spec.input_shape)
 
 
-def laid_out(w: tf.Tensor, channels: Size, rates: tuple[int, int], places: list[int]) -> tuple[tf.Tensor, np.ndarray]:
+def laid_out(w: tf.Tensor, channels: Size, rates: tuple[int, int], places: list[int]) -> tf.Tensor:
     """A filter [tap rows, tap columns, channels] with its taps these rates apart and zeros elsewhere, in so many places
-    of rows and columns; and where it has taps."""
+    of rows and columns."""
     spans = [rate * (taps - 1) + 1 for rate, taps in zip(rates, w.shape[:2], strict=True)]
-    taps = raw.StridedSliceGrad(
+    return raw.StridedSliceGrad(
         shape=tf.stack([*places, channels]),
         begin=[0, 0, 0],
         end=tf.stack([*spans, channels]),
         strides=[*rates, 1],
         dy=w,
     )
-    is_tap = np.zeros(places, bool)
-    is_tap[: spans[0] : rates[0], : spans[1] : rates[1]] = True
-    return taps, is_tap
