@@ -112,6 +112,7 @@ LARGE: tuple[Case, ...] = (
     Case((1, 26, 11, 2), (3, 4, 1), (7, 7), (5, 2)),
     Case((2, 5, 4, 2), (3, 2, 1), (70, 1), (65, 2), ((130, 75), (1, 0))),  # windows and taps outside the image
     Case((33, 5, 4, 2), (3, 3, 1)),
+    Case((2, 30, 37, 500), (4, 4, 1)),  # over four mebibytes
 )
 
 # Results without elements, and gradients that are sums of no terms: zeros, not uninitialised memory.

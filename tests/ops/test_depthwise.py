@@ -8,12 +8,14 @@ import sys
 import tempfile
 import threading
 import unittest
+from unittest import mock
 
 import numpy as np
 import tensorflow as tf
 from depthwise.conformance.case import parse
 from depthwise.conformance.data import Problem
 from depthwise.ops import LOWERINGS, depthwise_conv2d
+from depthwise.ops.lowerings.taps import unpadded
 from parameterized import parameterized
 from results import ELEMENTARY, FIRST, MODES, check, compare, in_mode, results
 
@@ -188,6 +190,27 @@ class ValueTest(unittest.TestCase):
     def test_planes_that_lie_end_to_end(self, notation, mode):
         """NCHW, wide or strided, but for one."""
         check(self, notation, "taps", mode)
+
+    @parameterized.expand(
+        itertools.product(
+            (
+                "in=3x6x7x5 filter=5x5x1 data=special",
+                "in=1x11x9x3 filter=4x6x1 data=special",
+                "in=2x9x5x4 filter=6x3x1 padding=5,0,0,2 data=special",
+                "in=2x9x5x3 filter=3x6x1 padding=0,2,5,0 dtype=float64",
+                "in=4x12x6x2 filter=4x4x1 dilations=3x5 data=special",  # taps lie past the next row
+                "in=1x7x8x3 filter=4x9x1",  # one row amid the padded ones
+                "in=1x6x8x3 filter=4x9x1",  # none
+                "in=1x5x8x3 filter=4x9x1",  # too few
+                "in=2x6x6x3 filter=5x5x1 dtype=bfloat16",
+            ),
+            ("xla", "eager"),
+        )
+    )
+    def test_rows_that_lie_end_to_end(self, notation, mode):
+        """NHWC, of images that are taken to be large."""
+        with mock.patch.object(unpadded, "LEAST_BYTES", 0):
+            check(self, notation, "taps", mode)
 
     @parameterized.expand(
         [

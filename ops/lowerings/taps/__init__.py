@@ -9,7 +9,7 @@ from types import ModuleType
 
 import tensorflow as tf
 from depthwise.ops.lowerings.base import Contraction, Mode
-from depthwise.ops.lowerings.taps import commuted, correlate, end_to_end, padded, stencil, strided, tap_by_tap
+from depthwise.ops.lowerings.taps import commuted, correlate, end_to_end, padded, stencil, strided, tap_by_tap, unpadded
 from depthwise.ops.lowerings.taps.layout import is_large, is_sized
 from depthwise.ops.spec import ConvSpec
 
@@ -50,4 +50,6 @@ def _formulation(spec: ConvSpec, contraction: Contraction) -> ModuleType:
         return padded
     if is_large(spec):
         return commuted if commuted.is_covered(spec) else padded
-    return strided if contraction == "input_grad" and spec.is_strided else stencil
+    if contraction == "input_grad" and spec.is_strided:
+        return strided
+    return unpadded if unpadded.pays(spec) else stencil

@@ -42,7 +42,7 @@ class Layout:
         self.channel = 3 if spec.data_format == "NHWC" else 1
         self.weight_shape = [-1] if spec.data_format == "NHWC" else [-1, 1, 1]
         """Shape in which the taps at one place, one per image channel, broadcast against an image."""
-        self.spare = self._spare_channels()
+        self.spare = spare_channels(spec)
         """Channels of zeros to put between columns."""
         self._constants: dict[tuple[Any, ...], tf.Tensor] = {}
 
@@ -84,17 +84,6 @@ class Layout:
         rows, cols = self.spec.rows.taps, self.spec.cols.taps
         w = tf.reshape(w, [rows, cols, *self.weight_shape])
         return [raw.Unpack(value=row, num=cols, axis=0) for row in raw.Unpack(value=w, num=rows, axis=0)]
-
-    def _spare_channels(self) -> int:
-        """A cache line of channels after each column, where the samples that are met together and their taps are more
-        lines than the cache holds so far apart: their loads throw each other out. For (8,7,7,1024), 5x5 took 2.4 ms and
-        takes 1.1, 7x7 6.9 and 2.2, 13x13 11 and 4.4; 31x31 on (8,56,56,128) 541 and 250."""
-        spec, size = self.spec, tf.as_dtype(self.spec.dtype).size
-        if spec.data_format == "NCHW" or spec.channels is None or spec.multiplier is None or not is_sized(spec):
-            return 0
-        rows = min(spec.rows.taps, TAP_ROWS) if is_large(spec) else spec.rows.taps
-        conflict = 2 * rows * spec.cols.taps > lines_held(spec.channels * spec.multiplier * size)
-        return CACHE_LINE_BYTES // size if conflict else 0
 
     def with_spare(self, tensor: tf.Tensor, spare: int) -> tf.Tensor:
         """The tensor, whose last dimension is the channels, with so many channels of zeros after them."""
@@ -169,6 +158,18 @@ class Layout:
         """An image of zeros with the channels of the output, the batch and dtype of this one."""
         sizes = self.spec.in_order(sizes_of(image)[0], height, width, self.channels * self.multiplier)
         return tf.zeros(self.shape(*sizes), image.dtype)
+
+
+def spare_channels(spec: ConvSpec) -> int:
+    """A cache line of channels after each column, where the samples that are met together and their taps are more lines
+    than the cache holds so far apart: their loads throw each other out. For (8,7,7,1024), 5x5 took 2.4 ms and takes
+    1.1, 7x7 6.9 and 2.2, 13x13 11 and 4.4; 31x31 on (8,56,56,128) 541 and 250."""
+    size = tf.as_dtype(spec.dtype).size
+    if spec.data_format == "NCHW" or spec.channels is None or spec.multiplier is None or not is_sized(spec):
+        return 0
+    rows = min(spec.rows.taps, TAP_ROWS) if is_large(spec) else spec.rows.taps
+    conflict = 2 * rows * spec.cols.taps > lines_held(spec.channels * spec.multiplier * size)
+    return CACHE_LINE_BYTES // size if conflict else 0
 
 
 def lines_held(step_bytes: int) -> int:

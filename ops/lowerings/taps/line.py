@@ -125,7 +125,8 @@ class Line:
             samples = raw.StridedSlice(input=samples, begin=[0] * 5, end=end, strides=steps)
             return raw.Mul(x=samples, y=w[i, j])
 
-        rows, cols = _masks(self.rows, len(self.is_tap), self.height), _masks(self.cols, self.taps_in_row, self.width)
+        rows = self.rows.on_image(len(self.is_tap), self.height)
+        cols = self.cols.on_image(self.taps_in_row, self.width)
         sums = total(
             [
                 where(
@@ -138,9 +139,3 @@ class Line:
         )
         sums = tf.reshape(sums, [planes, multiplier, -1, sums.shape[-1]])
         return sums[:, :, self.cut : self.cut + self.results]
-
-
-def _masks(walk: Walk, taps: int, size: int) -> list[np.ndarray]:
-    """For each tap, which of its samples are on the plane."""
-    samples = walk.origin + walk.advance * np.arange(taps)[:, np.newaxis] + np.arange(0, walk.reach, walk.step)
-    return list((samples >= 0) & (samples < size))

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import Axis, Size
 from depthwise.ops.lowerings.taps.layout import (
@@ -41,6 +42,13 @@ class Walk(NamedTuple):
     advance: int
     reach: Any
     step: int
+
+    def on_image(self, taps: int, size: int) -> np.ndarray:
+        """Which samples lie on an image of this size: [taps, samples met by each]."""
+        met: np.ndarray = (
+            self.origin + self.advance * np.arange(taps)[:, np.newaxis] + np.arange(0, self.reach, self.step)
+        )
+        return (met >= 0) & (met < size)
 
 
 def output(spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:

@@ -90,14 +90,14 @@ def hlo(function, tensors, platform, signature=None):
     return ir(stage="optimized_hlo") if platform == "CPU" else ir(stage="hlo", platform_name="GPU")
 
 
-def flaws(text, pads=0):
+def flaws(text, pads=0, image=IMAGE):
     """What in an HLO module would make it slow, in words; so many pads of a whole image are allowed."""
     opcodes = {opcode for _, opcode in INSTRUCTION.findall(text)}
     assert opcodes, "no instruction was recognised"
     padded = [
         math.prod(int(n) for n in dims.split(",")) for dims, amounts in PAD.findall(text) if set(amounts) - NO_PAD
     ]
-    whole = [f"pad to {size} elements" for size in padded if size >= IMAGE]
+    whole = [f"pad to {size} elements" for size in padded if size >= image]
     return sorted(opcodes & FORBIDDEN) + whole[pads:]
 
 
@@ -220,6 +220,18 @@ class TapsStructureTest(unittest.TestCase):
         text = hlo(within_another, tensors, "CPU")
         self.assertEqual(fusions(text), 5)
         self.assertEqual(made_lines(entry(text), math.prod(x.shape)), ["bitcast"])
+
+    @parameterized.expand(product((4, 7), ("output", "input_grad")))
+    def test_large_images_are_not_copied(self, kernel, contraction):
+        """Not padded: read as a line, by one stencil, and by one more for both ends."""
+        x = tf.zeros([1, 128, 128, 64])
+        tensors = x, tf.zeros([kernel, kernel, 64, 1]), x
+        samples = math.prod(x.shape)
+        text = hlo(taps(contraction, 1, "NHWC"), tensors, "CPU")
+        self.assertEqual(flaws(text, image=samples), [])
+        self.assertLessEqual(fusions(text), 3)  # the ends laid out, their stencil, and the other
+        self.assertEqual(sum(multiplications(part) > 3 for part in computations(text)), 2)
+        self.assertEqual(flaws(hlo(taps(contraction, 1, "NHWC"), tensors, "GPU"), image=samples), [])
 
     @parameterized.expand([("NHWC",), ("NCHW",)])
     def test_an_input_gradient_with_several_outputs_is_summed_from_memory(self, data_format):
