@@ -151,6 +151,8 @@ def parse(text: str) -> Case:
         name = "input" if name == "in" else name
         if not equals or name not in known:
             raise ValueError(f"case notation must be words name=value with names {sorted(known)}, got {word!r}")
+        if name in found:
+            raise ValueError(f"case notation must give each name once, got {word!r} after another in {text!r}")
         found[name] = _read(name, value)
     if missing := {"input", "filter"} - set(found):
         raise ValueError(f"case notation must give in= and filter=, {sorted(missing)} missing in {text!r}")
@@ -161,7 +163,8 @@ _LENGTHS = {"input": 4, "filter": 3, "strides": 2, "dilations": 2}
 _CHOICES = {"format": FORMATS, "dtype": DTYPES, "mode": MODES, "data": DATA, "bad": ("", *MALFORMED)}
 
 _RULES = {
-    "padding": "SAME, VALID or top,bottom,left,right",
+    "padding": "SAME, VALID or top,bottom,left,right, each at least 0",
+    "device": "a device type in capitals, such as CPU or GPU",
     "order": f"one of {ORDERS}",
     "seed": "an integer of at least 0",
 }
@@ -178,14 +181,16 @@ def _read(name: str, value: str) -> Any:
         if name == "padding":
             if value in ("SAME", "VALID"):
                 return value
-            top, bottom, left, right = (int(part) for part in value.split(","))
+            top, bottom, left, right = sides = [int(part) for part in value.split(",")]
+            if min(sides) < 0:
+                raise ValueError
             return ((top, bottom), (left, right))
         if name in ("order", "seed"):
             number = int(value)
             if number < 0 or (name == "order" and number not in ORDERS):
                 raise ValueError
             return number
-        if name in _CHOICES and value not in _CHOICES[name]:
+        if (name in _CHOICES and value not in _CHOICES[name]) or (name == "device" and not value.isupper()):
             raise ValueError
         return value
     except ValueError:

@@ -79,7 +79,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=_file, metavar="FILE", help="write all results as JSON")
     parser.add_argument("--junit", type=_file, metavar="FILE", help="write all results as JUnit XML")
     parser.add_argument("--html", type=_file, metavar="FILE", help="write a self-contained page")
-    parser.add_argument("--repros", type=Path, metavar="FOLDER", help="shrink failures, write scripts that show them")
+    parser.add_argument(
+        "--repros", type=_folder, metavar="FOLDER", help="shrink failures, write scripts that show them"
+    )
     parser.add_argument(
         "--shrink", type=at_least(0), default=3, metavar="N", help="how many failures per target; default 3"
     )
@@ -122,6 +124,13 @@ def _file(text: str) -> Path:
     path = Path(text)
     if not path.parent.is_dir() or path.is_dir():
         raise argparse.ArgumentTypeError(f"must be a file in a folder that exists, got {text!r}")
+    return path
+
+
+def _folder(text: str) -> Path:
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"must be a folder, or not exist yet, got {text!r}")
     return path
 
 

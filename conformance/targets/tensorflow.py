@@ -57,7 +57,8 @@ class TensorFlowTarget:
 
         def results(x: Tensor, w: Tensor, dy: Tensor, u: Tensor, v: Tensor) -> dict[str, Tensor]:
             op = self._op(case)
-            found, shape = _differentiated(lambda a, b: op(a, b, **case.arguments()), (x, w, dy, u, v), wanted)
+            arguments = case.arguments()
+            found, shape = _differentiated(lambda a, b: _tensor(op(a, b, **arguments)), (x, w, dy, u, v), wanted)
             shapes.append(shape)
             return found
 
@@ -148,6 +149,16 @@ def _second(tape: Any, found: dict[str, Tensor], tensors: tuple[Tensor, ...]) ->
         of_dx = tape.gradient(found["input_gradient"], [w, dy], output_gradients=u)
         of_dw = tape.gradient(found["filter_gradient"], [x, dy], output_gradients=v)
     return dict(zip(SECOND_ORDER, [*of_dx, *of_dw], strict=True))
+
+
+def _tensor(y: Any) -> Tensor:
+    """What a target returned, if it may."""
+    if isinstance(y, tf.Tensor):
+        return y
+    raise TypeError(
+        f"a target must return a tf.Tensor, got {type(y).__name__} (around other code, tf.numpy_function makes one,"
+        " and tf.custom_gradient differentiates it)"
+    )
 
 
 def _static(y: Tensor) -> tuple[int | None, ...] | None:

@@ -26,6 +26,9 @@ class NotationTest(unittest.TestCase):
             ("in=1x5x5x2 filter=3x3x1 mode=fast", "mode"),
             ("in=1x5x5x2 filter=3x3x1 color=red", "color"),
             ("in=1x5x5x2 filter=3x3x1 xla", "xla"),
+            ("in=1x5x5x2 filter=3x3x1 padding=1,0,-1,0", "padding must be .*at least 0"),
+            ("in=1x5x5x2 filter=3x3x1 in=1x5x5x3", "once, got 'in=1x5x5x3'"),
+            ("in=1x5x5x2 filter=3x3x1 device=cpu", "device must be .*capitals"),
         ]
     )
     def test_refuses(self, text, name):

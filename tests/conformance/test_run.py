@@ -130,9 +130,10 @@ class CommandLineTest(unittest.TestCase):
             ("--memory", "much"),
             ("--shard", "3/2"),
             ("--shrink", "-1"),
+            ("--repros", __file__),
         ]
     )
-    def test_what_is_no_amount_exits_2(self, option, text):
+    def test_what_breaks_the_rule_of_an_option_exits_2(self, option, text):
         with self.assertRaises(SystemExit) as raised, contextlib.redirect_stderr(io.StringIO()) as said:
             main(["run", option, text])
         self.assertEqual(raised.exception.code, 2)

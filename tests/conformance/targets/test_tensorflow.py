@@ -53,6 +53,18 @@ class ModeTest(unittest.TestCase):
         with self.assertRaisesRegex(LeftOutError, "^dilations: not written yet$"):
             TensorFlowTarget(op).prepare(problem, ["value"])()
 
+    @parameterized.expand(
+        [(lambda y: y.numpy(), "ndarray"), (lambda y: [y], "list"), (lambda _: None, "NoneType"), (tf.Variable, "Var")]
+    )
+    def test_a_target_returns_a_tensor(self, make, kind):
+        def op(input, filter, **arguments):
+            return make(tf.nn.depthwise_conv2d(input, filter, **arguments))
+
+        problem = Problem(parse("in=1x5x6x3 filter=3x3x2"))
+        for wanted in (["value"], ["value", "input_gradient"]):
+            with self.assertRaisesRegex(TypeError, f"must return a tf.Tensor, got .*{kind}"):
+                TensorFlowTarget(op).prepare(problem, wanted)()
+
     @parameterized.expand(["graph", "dynamic", "xla"])
     def test_a_target_may_ask_a_tensor_with_if(self, mode):
         """As it may in a user's `tf.function`."""
