@@ -209,7 +209,7 @@ class ValueTest(unittest.TestCase):
     )
     def test_rows_that_lie_end_to_end(self, notation, mode):
         """NHWC, of images that are taken to be large."""
-        with mock.patch.object(unpadded, "LEAST_BYTES", 0):
+        with mock.patch.multiple(unpadded, LEAST_BYTES=0, LEAST_BYTES_QUICKER=0):
             check(self, notation, "taps", mode)
 
     @parameterized.expand(
