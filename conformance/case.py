@@ -190,7 +190,9 @@ def _read(name: str, value: str) -> Any:
             if number < 0 or (name == "order" and number not in ORDERS):
                 raise ValueError
             return number
-        if (name in _CHOICES and value not in _CHOICES[name]) or (name == "device" and not value.isupper()):
+        if name == "device" and not value.isupper():
+            raise ValueError
+        if name in _CHOICES and value not in _CHOICES[name]:
             raise ValueError
         return value
     except ValueError:

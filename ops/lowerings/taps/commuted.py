@@ -15,7 +15,8 @@ from __future__ import annotations
 import tensorflow as tf
 from depthwise.ops.geometry import Axis
 from depthwise.ops.lowerings.taps.layout import Layout, shaped, sizes_of
-from depthwise.ops.lowerings.taps.padded import Walk, sum_of_taps
+from depthwise.ops.lowerings.taps.padded import sum_of_taps
+from depthwise.ops.lowerings.taps.walk import Walk
 from depthwise.ops.spec import ConvSpec
 
 raw = tf.raw_ops

@@ -21,8 +21,8 @@ from depthwise.ops.lowerings.base import Contraction
 from depthwise.ops.lowerings.taps.layout import is_large, shaped, where
 from depthwise.ops.lowerings.taps.line import Line
 from depthwise.ops.lowerings.taps.once import once
-from depthwise.ops.lowerings.taps.padded import Walk
 from depthwise.ops.lowerings.taps.strided import Shifts, laid_out
+from depthwise.ops.lowerings.taps.walk import Walk, over_input, over_output_grad
 from depthwise.ops.spec import FLOATS, ConvSpec
 
 raw = tf.raw_ops
@@ -73,7 +73,7 @@ def pays(spec: ConvSpec, contraction: Contraction) -> bool:
 
 
 def _of_output(spec: ConvSpec) -> Line:
-    rows, cols = (Walk(-axis.pads[0], axis.rate, axis.reach, axis.stride) for axis in (spec.rows, spec.cols))
+    rows, cols = map(over_input, (spec.rows, spec.cols))
     planes = spec.batch, spec.channels, spec.rows.size, spec.cols.size
     is_tap = np.ones([spec.rows.taps, 1], bool)
     return Line(*planes, rows, cols, spec.cols.taps, is_tap, 0, spec.rows.output)  # type: ignore[arg-type] # known
@@ -81,7 +81,7 @@ def _of_output(spec: ConvSpec) -> Line:
 
 def _of_input_grad(spec: ConvSpec) -> Line:
     """By rows, as `strided` has it: dx[m, r] is the sum over q of dy[m - q] * w[stride*q + r], where there is such a
-    tap. By columns, input p takes part in output i through tap t where stride*i = p + before - rate*t."""
+    tap. By columns, as over any output gradient."""
     rows, cols = spec.rows, spec.cols
     # The first input is in phase `cut` of m = `begin`.
     begin, cut = divmod(rows.pads[0], rows.stride)
@@ -90,7 +90,7 @@ def _of_input_grad(spec: ConvSpec) -> Line:
     if spec.is_strided:
         height, width = max(height, length), max(width, ceil_div(cols.size, cols.stride)) * cols.stride
     planes = spec.batch, spec.channels, height, width
-    walks = Walk(begin, -1, length, 1), Walk(cols.pads[0], -cols.rate, cols.size, 1)
+    walks = Walk(begin, -1, length, 1), over_output_grad(cols)
     return Line(*planes, *walks, cols.taps, Shifts(rows).is_tap, cut, rows.size)  # type: ignore[arg-type] # known
 
 

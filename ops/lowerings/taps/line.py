@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import ceil_div
 from depthwise.ops.lowerings.taps.layout import total, where
-from depthwise.ops.lowerings.taps.padded import Walk
+from depthwise.ops.lowerings.taps.walk import Walk
 
 raw = tf.raw_ops
 
@@ -66,7 +66,7 @@ class Line:
         """From the first sample of a plane to the one that its first result meets, under each tap (i, j)."""
         row_taps = [i for i, phases in enumerate(self.is_tap) if phases.any()]
         return {
-            (i, j): (self.rows.origin + self.rows.advance * i) * self.width + self.cols.origin + self.cols.advance * j
+            (i, j): self.rows.at(i) * self.width + self.cols.at(j)
             for i, j in product(row_taps, range(self.taps_in_row))
         }
 

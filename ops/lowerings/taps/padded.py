@@ -10,9 +10,8 @@ compiles for a minute into one loop body that runs out of registers. Past `UNROL
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import Axis, Size
 from depthwise.ops.lowerings.taps.layout import (
@@ -27,28 +26,10 @@ from depthwise.ops.lowerings.taps.layout import (
     where,
 )
 from depthwise.ops.lowerings.taps.once import once
+from depthwise.ops.lowerings.taps.walk import Walk, over_input
 from depthwise.ops.spec import ConvSpec, nhwc
 
 raw = tf.raw_ops
-
-
-class Walk(NamedTuple):
-    """Where the taps of an axis stand on an image: tap t meets the samples from origin + advance*t on, a step apart.
-
-    From the first to the last of them there are `reach` samples.
-    """
-
-    origin: Any
-    advance: int
-    reach: Any
-    step: int
-
-    def on_image(self, taps: int, size: int) -> np.ndarray:
-        """Which samples lie on an image of this size: [taps, samples met by each]."""
-        met: np.ndarray = (
-            self.origin + self.advance * np.arange(taps)[:, np.newaxis] + np.arange(0, self.reach, self.step)
-        )
-        return (met >= 0) & (met < size)
 
 
 def output(spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
@@ -92,7 +73,8 @@ def filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -
 
 
 def _forward(axis: Axis) -> Walk:
-    return Walk(0, axis.rate, axis.reach, axis.stride)
+    """Over the padded input."""
+    return over_input(axis)._replace(origin=0)
 
 
 def _sum_of_filter_taps(layout: Layout, image: tf.Tensor, w: tf.Tensor, rows: Walk, cols: Walk) -> tf.Tensor:
@@ -148,7 +130,7 @@ def _by_turns(layout: Layout, image: tf.Tensor, taps: tf.Tensor, rows: Walk, col
     sums = _written_out(layout, image, taps[:first], rows, cols, spare)
     turns = (count - first) // TAP_ROWS
     reach = rows.reach + rows.advance * (TAP_ROWS - 1)
-    bands = Walk(rows.origin + rows.advance * first, rows.advance * TAP_ROWS, reach, 1)
+    bands = Walk(rows.at(first), rows.advance * TAP_ROWS, reach, 1)
     in_band = Walk(0, rows.advance, rows.reach, rows.step)
 
     def turn(k: tf.Tensor) -> tf.Tensor:
@@ -178,7 +160,7 @@ def _under(layout: Layout, image: tf.Tensor, dimension: int, walk: Walk, tap: An
     begin, sizes = [0] * 4, sizes_of(image)
     # Where there is no output, nothing is met, and the tap may stand beyond the image.
     reach = _least(walk.reach, sizes[dimension])
-    begin[dimension] = _least(walk.origin + walk.advance * tap, sizes[dimension] - reach)
+    begin[dimension] = _least(walk.at(tap), sizes[dimension] - reach)
     sizes[dimension] = reach
     # Not strided at once: XLA would ask for a constant begin.
     window = raw.Slice(input=image, begin=layout.shape(*begin), size=layout.shape(*sizes))

@@ -4,10 +4,10 @@ Padding a whole image costs a pass over it: as much as a 3x3 stencil takes altog
 regions, by which taps meet the image and which meet padding (`geometry.output_runs`, `input_runs`); within a region
 every tap is one plain slice of the image, which XLA fuses with the others into one vectorised loop, and the regions are
 concatenated. A 3x3 filter with padding makes nine of them. A larger one makes more, of more taps each, and its stencil
-takes several times what the padding does: there the image is padded, and one region remains. So it is in NCHW, where
-the columns lie side by side in memory: concatenated there, nothing is vectorised (8.2 ms for (8,128,56,56), 3x3;
-padded 3.7; `end_to_end` 1.5). But where columns are a stride apart nothing is vectorised anyway, and regions are
-quicker again (stride 2: 0.9 ms, padded 1.5).
+takes several times what the padding does: there the image is padded, and one region remains (`unpadded` has those that
+are too large to copy). So it is in NCHW, where the columns lie side by side in memory: concatenated there, nothing is
+vectorised (8.2 ms for (8,128,56,56), 3x3; padded 3.7; `end_to_end` 1.5). But where columns are a stride apart nothing
+is vectorised anyway, and regions are quicker again (stride 2: 0.9 ms, padded 1.5).
 """
 
 from __future__ import annotations

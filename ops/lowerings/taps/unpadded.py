@@ -19,7 +19,7 @@ from depthwise.ops.geometry import ceil_div
 from depthwise.ops.lowerings.taps.layout import Layout, shaped, spare_channels, total, where
 from depthwise.ops.lowerings.taps.line import PLACES_FUSED
 from depthwise.ops.lowerings.taps.once import once
-from depthwise.ops.lowerings.taps.padded import Walk
+from depthwise.ops.lowerings.taps.walk import Walk, over_input, over_output_grad
 from depthwise.ops.spec import FLOATS, ConvSpec
 
 raw = tf.raw_ops
@@ -34,14 +34,12 @@ than four mebibytes the filter gradient takes more memory than any padded image.
 
 def output(spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
     """The convolution."""
-    rows, cols = (Walk(-axis.pads[0], axis.rate, axis.size, 1) for axis in (spec.rows, spec.cols))
-    return shaped(_stencil(spec, x, w, rows, cols), spec.output_shape)
+    return shaped(_stencil(spec, x, w, *map(over_input, (spec.rows, spec.cols))), spec.output_shape)
 
 
 def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
     """The input gradient: what a tap meets lies as far behind as it lies ahead in the convolution."""
-    rows, cols = (Walk(axis.pads[0], -axis.rate, axis.size, 1) for axis in (spec.rows, spec.cols))
-    return shaped(_stencil(spec, dy, w, rows, cols), spec.input_shape)
+    return shaped(_stencil(spec, dy, w, *map(over_output_grad, (spec.rows, spec.cols))), spec.input_shape)
 
 
 def pays(spec: ConvSpec) -> bool:
@@ -68,7 +66,7 @@ def _stencil(spec: ConvSpec, image: tf.Tensor, w: tf.Tensor, rows: Walk, cols: W
     """The sum over all taps of tap times the samples it meets."""
     batch, height, width, channels = image.shape
     edge, count = _edge(spec), batch * height
-    weights = Layout(spec, w.shape).weights(w)
+    weights = Layout(spec, tf.shape(w)).weights(w)
     on_rows, on_cols = rows.on_image(spec.rows.taps, height), cols.on_image(spec.cols.taps, width)
 
     def stretch(line: tf.Tensor, results: np.ndarray) -> tf.Tensor:
@@ -76,10 +74,10 @@ def _stencil(spec: ConvSpec, image: tf.Tensor, w: tf.Tensor, rows: Walk, cols: W
         lines, many = results.shape
 
         def product(i: int, j: int) -> tf.Tensor:
-            distance = (rows.origin + rows.advance * i) * width + cols.origin + cols.advance * j
-            begin, size = [0, edge * width + distance, 0], [lines, many * width, channels]
-            samples = tf.reshape(raw.Slice(input=line, begin=begin, size=size), [lines * many, width, channels])
-            return raw.Mul(x=samples, y=weights[i][j])
+            begin = [0, (edge + rows.at(i)) * width + cols.at(j), 0]
+            size = [lines, many * width, channels]
+            samples = raw.Slice(input=line, begin=begin, size=size)
+            return raw.Mul(x=tf.reshape(samples, [lines * many, width, channels]), y=weights[i][j])
 
         def tap_row(i: int) -> tf.Tensor:
             return total([where(on_col[:, np.newaxis], product(i, j)) for j, on_col in enumerate(on_cols)])
