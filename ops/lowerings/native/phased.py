@@ -14,6 +14,7 @@ from typing import Any
 import tensorflow as tf
 from depthwise.ops.geometry import Axis, Phases, at_least_zero, ceil_div, common_phases
 from depthwise.ops.lowerings.native.kernels import Plain, cut
+from depthwise.ops.lowerings.total import total
 from depthwise.ops.spec import ConvSpec
 
 raw = tf.raw_ops
@@ -155,7 +156,7 @@ class Phased:
                     placed = raw.Pad(input=next(phases), paddings=[[0, 0], [top, below], [left, right], [0, 0]])
                     combs[row * cols.axis.rate + col].append(placed)
             nothing = tf.zeros_like(combs[0][0])
-            dx = tf.concat([raw.AddN(inputs=comb or [nothing]) for comb in combs], 0)
+            dx = tf.concat([total(comb or [nothing]) for comb in combs], 0)
         return raw.BatchToSpaceND(input=dx, block_shape=rates, crops=[list(rows.pads), list(cols.pads)])
 
     @staticmethod

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import Axis, at_least_zero, ceil_div
-from depthwise.ops.lowerings.taps.layout import Layout, lines_held, sizes_of, step_range, total, where
+from depthwise.ops.lowerings.taps.layout import Layout, lines_held, sizes_of, step_range, where
+from depthwise.ops.lowerings.total import total
 
 raw = tf.raw_ops
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import Run, Size
+from depthwise.ops.lowerings.total import total
 from depthwise.ops.spec import ConvSpec
 
 raw = tf.raw_ops
@@ -204,11 +205,6 @@ def where(mask: Any, values: tf.Tensor) -> tf.Tensor:
     if isinstance(mask, np.ndarray) and mask.all():
         return values
     return raw.SelectV2(condition=mask, t=values, e=tf.zeros([], values.dtype))
-
-
-def total(terms: list[tf.Tensor]) -> tf.Tensor:
-    """The sum of one or more tensors of one shape, in their order."""
-    return terms[0] if len(terms) == 1 else raw.AddN(inputs=terms)
 
 
 def concat(parts: list[tf.Tensor], axis: int) -> tf.Tensor:

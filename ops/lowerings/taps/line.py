@@ -18,8 +18,9 @@ from itertools import pairwise, product
 import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import ceil_div
-from depthwise.ops.lowerings.taps.layout import total, where
+from depthwise.ops.lowerings.taps.layout import where
 from depthwise.ops.lowerings.taps.walk import Walk
+from depthwise.ops.lowerings.total import total
 
 raw = tf.raw_ops
 

@@ -22,11 +22,11 @@ from depthwise.ops.lowerings.taps.layout import (
     is_sized,
     shaped,
     sizes_of,
-    total,
     where,
 )
 from depthwise.ops.lowerings.taps.once import once
 from depthwise.ops.lowerings.taps.walk import Walk, over_input
+from depthwise.ops.lowerings.total import total
 from depthwise.ops.spec import ConvSpec, nhwc
 
 raw = tf.raw_ops

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import tensorflow as tf
 from depthwise.ops.geometry import Run, input_runs, merged, output_runs
-from depthwise.ops.lowerings.taps.layout import Layout, concat, shaped, step_range, total
+from depthwise.ops.lowerings.taps.layout import Layout, concat, shaped, step_range
 from depthwise.ops.lowerings.taps.once import once
+from depthwise.ops.lowerings.total import total
 from depthwise.ops.spec import ConvSpec
 
 raw = tf.raw_ops

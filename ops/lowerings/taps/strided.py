@@ -20,8 +20,9 @@ from functools import cached_property
 import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import Axis, Size, ceil_div
-from depthwise.ops.lowerings.taps.layout import Layout, shaped, sizes_of, step_range, total, where
+from depthwise.ops.lowerings.taps.layout import Layout, shaped, sizes_of, step_range, where
 from depthwise.ops.lowerings.taps.once import once
+from depthwise.ops.lowerings.total import total
 from depthwise.ops.spec import ConvSpec
 
 raw = tf.raw_ops

@@ -13,7 +13,8 @@ from typing import NamedTuple, TypeAlias
 
 import tensorflow as tf
 from depthwise.ops.geometry import Axis
-from depthwise.ops.lowerings.taps.layout import Layout, shaped, sizes_of, step_range, total
+from depthwise.ops.lowerings.taps.layout import Layout, shaped, sizes_of, step_range
+from depthwise.ops.lowerings.total import total
 from depthwise.ops.spec import ConvSpec
 
 raw = tf.raw_ops

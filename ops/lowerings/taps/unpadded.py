@@ -16,10 +16,11 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import ceil_div
-from depthwise.ops.lowerings.taps.layout import Layout, shaped, spare_channels, total, where
+from depthwise.ops.lowerings.taps.layout import Layout, shaped, spare_channels, where
 from depthwise.ops.lowerings.taps.line import PLACES_FUSED
 from depthwise.ops.lowerings.taps.once import once
 from depthwise.ops.lowerings.taps.walk import Walk, over_input, over_output_grad
+from depthwise.ops.lowerings.total import total
 from depthwise.ops.spec import FLOATS, ConvSpec
 
 raw = tf.raw_ops
