@@ -12,6 +12,8 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("ops", "layers", "conformance")
 LIBRARIES = {"numpy", "tensorflow"}
 EVERYONE = {"__future__", *sys.stdlib_module_names}
+BENEATH = ("ops.spec", "ops.geometry", "ops.lowerings.base", "ops.lowerings.total")
+"""What both lowerings that compute are built on."""
 
 # A file or folder, the modules of this package that it may import, and the libraries. The longest path counts.
 RULES = {
@@ -19,8 +21,9 @@ RULES = {
     "ops/geometry.py": ((), {"tensorflow"}),
     "ops/spec.py": (("ops.geometry",), LIBRARIES),
     "ops/lowerings/base.py": (("ops.spec",), LIBRARIES),
-    "ops/lowerings/native": (("ops.spec", "ops.geometry", "ops.lowerings.base", "ops.lowerings.native"), LIBRARIES),
-    "ops/lowerings/taps": (("ops.spec", "ops.geometry", "ops.lowerings.base", "ops.lowerings.taps"), LIBRARIES),
+    "ops/lowerings/total.py": ((), {"tensorflow"}),
+    "ops/lowerings/native": ((*BENEATH, "ops.lowerings.native"), LIBRARIES),
+    "ops/lowerings/taps": ((*BENEATH, "ops.lowerings.taps"), LIBRARIES),
     "ops/lowerings/in_function.py": (("ops.spec", "ops.geometry", "ops.lowerings.base"), LIBRARIES),
     "ops/lowerings/portable.py": (("ops.spec", "ops.geometry", "ops.lowerings.base"), LIBRARIES),
     "ops/lowerings/__init__.py": (("ops.lowerings",), ()),
