@@ -1,5 +1,6 @@
-"""What TensorFlow does around its kernels must not abort: shown in processes of their own."""
+"""TensorFlow's kernels where they err or abort by themselves, and what TensorFlow does around them."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from depthwise.ops.lowerings import BY_NAME
 from depthwise.ops.lowerings.native.kernels import onednn_runs_grouped_convolutions
 from depthwise.ops.spec import canonicalize
 from parameterized import parameterized
+from results import check
 
 PREDICT = textwrap.dedent("""
     import tensorflow as tf
@@ -29,6 +31,25 @@ PREDICT = textwrap.dedent("""
         y = tf.raw_ops.DepthwiseConv2dNative(input=padded, filter=w, strides=strides, padding="VALID")
         tf.debugging.assert_near(features(x), tf.nn.relu(y + bias), atol=1e-4)
 """)
+
+
+class ValueTest(unittest.TestCase):
+    @parameterized.expand(
+        itertools.product(
+            (
+                "in=2x4x1x1 filter=1x2x2 strides=1x2",  # one channel, one column: oneDNN's Conv2D errs, in silence
+                "in=1x19x18x2 filter=5x4x1 dilations=4x3",  # more padding than oneDNN's fast kernels take
+                "in=1x9x8x3 filter=3x2x1 strides=1x2 dilations=4x7 padding=8,0,1,9",
+                "in=2x7x9x3 filter=3x5x2 dilations=8x4 data=special",  # mostly padding; combs longer than the image
+                "in=1x9x8x2 filter=3x2x1 dilations=7x1",
+                "in=1x20x33x2 filter=3x3x1 dilations=18x18 format=NCHW",
+                "in=3x2x5x3 filter=3x4x2 strides=2x2 data=special",  # a filter higher than the image
+            ),
+            ("eager", "graph", "unknown"),
+        )
+    )
+    def test_where_onednn_needs_help(self, notation, mode):
+        check(self, notation, "native", mode)
 
 
 class BuildTest(unittest.TestCase):
