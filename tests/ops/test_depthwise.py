@@ -1,4 +1,4 @@
-"""depthwise_conv2d as a whole: values and gradients in every mode and lowering, and where it can be called from."""
+"""depthwise_conv2d as a whole: values and gradients in every mode and lowering, and the kinds of its arguments."""
 
 import itertools
 import unittest
