@@ -67,21 +67,24 @@ def _stencil(spec: ConvSpec, image: tf.Tensor, w: tf.Tensor, rows: Walk, cols: W
     """The sum over all taps of tap times the samples it meets."""
     batch, height, width, channels = image.shape
     edge, count = _edge(spec), batch * height
-    weights = Layout(spec, tf.shape(w)).weights(w)
-    on_rows, on_cols = rows.on_image(spec.rows.taps, height), cols.on_image(spec.cols.taps, width)
+    layout = Layout(spec, tf.shape(w))
+    weights = layout.weights(w)
+    on_rows = rows.on_image(spec.rows.taps, height)
+    # Tensors, one for all tap rows: of arrays, each use would make a node.
+    on_cols = [on if on.all() else tf.constant(on) for on in cols.on_image(spec.cols.taps, width)[..., np.newaxis]]
 
     def stretch(line: tf.Tensor, results: np.ndarray) -> tf.Tensor:
         """Of lines [lines, columns, channels], the results of these rows [lines, rows], which begin `edge` rows on."""
         lines, many = results.shape
+        met, in_rows = layout.shape(lines, many * width, channels), layout.shape(lines * many, width, channels)
 
         def product(i: int, j: int) -> tf.Tensor:
             begin = [0, (edge + rows.at(i)) * width + cols.at(j), 0]
-            size = [lines, many * width, channels]
-            samples = raw.Slice(input=line, begin=begin, size=size)
-            return raw.Mul(x=tf.reshape(samples, [lines * many, width, channels]), y=weights[i][j])
+            samples = tf.reshape(raw.Slice(input=line, begin=begin, size=met), in_rows)
+            return raw.Mul(x=samples, y=weights[i][j])
 
         def tap_row(i: int) -> tf.Tensor:
-            return total([where(on_col[:, np.newaxis], product(i, j)) for j, on_col in enumerate(on_cols)])
+            return total([where(on_col, product(i, j)) for j, on_col in enumerate(on_cols)])
 
         here = on_rows[:, results.ravel() % height, np.newaxis, np.newaxis]
         return total([where(on_row, tap_row(i)) for i, on_row in enumerate(here)])
