@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.case import parse
 from benchmarks.measurement import MODES, QUANTITIES, Measurement, load, save
-from benchmarks.report import plot, show, show_targets
+from benchmarks.report import plot, show, show_goals
 from benchmarks.run import PEERS, Request, run
 from benchmarks.suites import SUITES, suite
 
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found += measure_models(console, options.seconds)
     if not options.check_table:
         show(console, found)
-        show_targets(console, found)
+        show_goals(console, found)
     if options.json:
         save(options.json, _header(versions), found)
     if options.plot:

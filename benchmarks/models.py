@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from benchmarks.alternate import alternate
+from benchmarks.goals import MODELS
 from benchmarks.measurement import FLOOR, Measurement, setting
 from benchmarks.run import ROOT
-from benchmarks.targets import MODELS
 
 _APPLICATIONS = {
     "MobileNetV2 96x96": ("MobileNetV2", 96, 8),

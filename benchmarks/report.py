@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from benchmarks.goals import GOALS, verdict
 from benchmarks.measurement import FLOOR, MODES, QUANTITIES, Measurement
 from benchmarks.run import summary
-from benchmarks.targets import TARGETS, verdict
 
 REFERENCE = "tf.nn"
 
@@ -107,25 +107,25 @@ def _show_firsts(console: Console, times: dict[tuple[str, str], dict[tuple[str, 
         console.print(table)
 
 
-def show_targets(console: Console, measurements: Sequence[Measurement]) -> None:
-    """Prints each target, its limit, what was measured, and whether it is met."""
-    table = Table(title="Targets (ratios; less is better)", title_justify="left")
-    for column in ("target", "limit", "measured", "met", "cases", "worst case"):
+def show_goals(console: Console, measurements: Sequence[Measurement]) -> None:
+    """Prints each goal, its limit, what was measured, and whether it is met."""
+    table = Table(title="Goals (ratios; less is better)", title_justify="left")
+    for column in ("goal", "limit", "measured", "met", "cases", "worst case"):
         table.add_column(column, justify="right" if column in ("limit", "measured", "cases") else "left")
-    for target in TARGETS:
-        v = verdict(target, measurements)
+    for goal in GOALS:
+        v = verdict(goal, measurements)
         if v.ratio is None:
             continue
-        met = "[green]yes" if v.ratio <= target.limit else "[red]no"
+        met = "[green]yes" if v.ratio <= goal.limit else "[red]no"
         if v.measured < v.cases:
             met += " [/](partly measured)"
         worst = f"{escape(v.worst_case)} ({v.worst_ratio:.3g})"
-        table.add_row(target.text, f"{target.limit:g}", f"{v.ratio:.3g}", met, f"{v.measured}/{v.cases}", worst)
-    missing = sum(verdict(target, measurements).ratio is None for target in TARGETS)
+        table.add_row(goal.text, f"{goal.limit:g}", f"{v.ratio:.3g}", met, f"{v.measured}/{v.cases}", worst)
+    missing = sum(verdict(goal, measurements).ratio is None for goal in GOALS)
     if table.row_count:
         console.print(table)
     if missing:
-        console.print(f"{missing} of {len(TARGETS)} targets need other suites, settings or models.", style="dim")
+        console.print(f"{missing} of {len(GOALS)} goals need other suites, settings or models.", style="dim")
 
 
 def plot(path: Path, measurements: Sequence[Measurement]) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.alternate import alternate
+from benchmarks.goals import GOALS, Goal, verdict
 from benchmarks.measurement import Measurement, load, save
-from benchmarks.report import plot, show, show_targets, within_noise
+from benchmarks.report import plot, show, show_goals, within_noise
 from benchmarks.suites import suite
-from benchmarks.targets import TARGETS, Target, verdict
 
 
 def made_up(case, implementation, mode, wall_ms, quantity="forward", onednn=True, **more):
@@ -51,9 +51,9 @@ class AlternateTest(unittest.TestCase):
         self.assertGreater(noisy.noise, 1)
 
 
-class TargetsTest(unittest.TestCase):
-    def target(self, **changes):
-        usual = Target("", ("mobilenetv2",), "forward", ("depthwise", "xla"), ("tf.nn", "xla"), 1.0)
+class GoalsTest(unittest.TestCase):
+    def goal(self, **changes):
+        usual = Goal("", ("mobilenetv2",), "forward", ("depthwise", "xla"), ("tf.nn", "xla"), 1.0)
         return replace(usual, **changes)
 
     def measurements(self, ours, stock, name="mobilenetv2"):
@@ -69,33 +69,33 @@ class TargetsTest(unittest.TestCase):
         found = [made_up(str(row.case), "tf.nn", "xla", 1.0) for row in rows]
         found += [made_up(str(row.case), "depthwise", "xla", 2.0 if row.layers == 4 else 1.0) for row in rows]
         layers = sum(row.layers for row in rows)
-        self.assertAlmostEqual(verdict(self.target(), found).ratio, 2 ** (4 / layers))
-        self.assertAlmostEqual(verdict(self.target(worst=True), found).ratio, 2.0)
+        self.assertAlmostEqual(verdict(self.goal(), found).ratio, 2 ** (4 / layers))
+        self.assertAlmostEqual(verdict(self.goal(worst=True), found).ratio, 2.0)
 
     def test_other_settings_do_not_count(self):
         found = self.measurements(1.0, 4.0)
-        self.assertAlmostEqual(verdict(self.target(), found).ratio, 0.25)
-        self.assertIsNone(verdict(self.target(onednn=False), found).ratio)
-        self.assertIsNone(verdict(self.target(quantity="step"), found).ratio)
+        self.assertAlmostEqual(verdict(self.goal(), found).ratio, 0.25)
+        self.assertIsNone(verdict(self.goal(onednn=False), found).ratio)
+        self.assertIsNone(verdict(self.goal(quantity="step"), found).ratio)
 
     def test_failures_are_missing_not_zero(self):
         found = self.measurements(1.0, 4.0)
         found[0] = replace(found[0], wall_ms=None, error="ValueError")
-        result = verdict(self.target(), found)
+        result = verdict(self.goal(), found)
         self.assertEqual(result.cases - result.measured, 1)
 
     def test_variations_per_byte(self):
-        target = self.target(suites=("variations",), against=("depthwise", "xla"), near=True, worst=True, only="any")
+        goal = self.goal(suites=("variations",), against=("depthwise", "xla"), near=True, worst=True, only="any")
         rows = suite("variations", 8)
         proportional = [made_up(str(row.case), "depthwise", "xla", row.case.bytes_moved * 1e-6) for row in rows]
-        self.assertAlmostEqual(verdict(target, proportional).ratio, 1.0)
+        self.assertAlmostEqual(verdict(goal, proportional).ratio, 1.0)
         cliff = [replace(m, wall_ms=3 * m.wall_ms) if "NCHW" in m.case else m for m in proportional]
-        self.assertAlmostEqual(verdict(target, cliff).ratio, 3.0)
+        self.assertAlmostEqual(verdict(goal, cliff).ratio, 3.0)
 
     def test_every_target_has_cases(self):
-        for target in TARGETS:
-            self.assertGreater(verdict(target, []).cases, 0, target.text)
-            self.assertTrue(math.isfinite(target.limit))
+        for goal in GOALS:
+            self.assertGreater(verdict(goal, []).cases, 0, goal.text)
+            self.assertTrue(math.isfinite(goal.limit))
 
 
 class ReportTest(unittest.TestCase):
@@ -128,7 +128,7 @@ class ReportTest(unittest.TestCase):
 
     def test_targets_say_what_was_left_out(self):
         found = [made_up("8x112x112x32 k3", name, "xla", ms) for name, ms in (("tf.nn", 100.0), ("depthwise", 1.0))]
-        text = printed(show_targets, found)
+        text = printed(show_goals, found)
         self.assertIn("partly measured", text)
         self.assertIn("need other suites", text)
 

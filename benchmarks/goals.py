@@ -18,7 +18,7 @@ MODELS = ("MobileNetV2 96x96", "EfficientNetB0", "ConvNeXtTiny")
 
 
 @dataclass(frozen=True)
-class Target:
+class Goal:
     """A ratio that must stay below a limit.
 
     Attributes:
@@ -50,7 +50,7 @@ class Target:
 
 
 class Verdict(NamedTuple):
-    """A target's ratio, how many of its cases were measured out of how many, and the worst case among them."""
+    """A goal's ratio, how many of its cases were measured out of how many, and the worst case among them."""
 
     ratio: float | None
     measured: int
@@ -65,30 +65,30 @@ _XLA, _GRAPH = (_OURS, "xla"), (_OURS, "graph")
 _STOCK_XLA, _STOCK_GRAPH = (_STOCK, "xla"), (_STOCK, "graph")
 
 
-def _under_xla() -> list[Target]:
+def _under_xla() -> list[Goal]:
     found = [
-        Target(f"XLA {q}, to tf.nn under XLA", _LAYERS, q, _XLA, _STOCK_XLA, limit)
+        Goal(f"XLA {q}, to tf.nn under XLA", _LAYERS, q, _XLA, _STOCK_XLA, limit)
         for q, limit in (("forward", 0.015), ("step", 0.02))
     ]
     for quantity, limits in (("forward", {3: 1.25, 5: 1.6, 7: 2.0}), ("step", {3: 1.2, 5: 0.7, 7: 0.7})):
         for k, limit in limits.items():
             text = f"XLA {quantity} {k}x{k}, to tf.nn in a graph"
-            found.append(Target(text, _LAYERS, quantity, _XLA, _STOCK_GRAPH, limit, kernels=(k,)))
+            found.append(Goal(text, _LAYERS, quantity, _XLA, _STOCK_GRAPH, limit, kernels=(k,)))
     for quantity in ("forward", "step"):
         text = f"XLA {quantity}, each variation per byte, to its nearest everyday case"
         found.append(
-            Target(text, ("variations", "dilated"), quantity, _XLA, _XLA, 1.6, worst=True, near=True, only="any")
+            Goal(text, ("variations", "dilated"), quantity, _XLA, _XLA, 1.6, worst=True, near=True, only="any")
         )
     for ks, limit, suites in (((3,), 2.0, _LAYERS), ((5, 7), 4.0, _LAYERS), ((31,), 10.0, ("replknet",))):
         name = " and ".join(f"{k}x{k}" for k in ks)
         text = f"XLA step {name}, first call in seconds"
-        found.append(Target(text, suites, "step", _XLA, None, limit, "first_s", worst=True, kernels=ks))
+        found.append(Goal(text, suites, "step", _XLA, None, limit, "first_s", worst=True, kernels=ks))
     text = "XLA step, peak memory, to tf.nn under XLA"
-    found.append(Target(text, _LAYERS, "step", _XLA, _STOCK_XLA, 1.0, "peak_mb", worst=True))
+    found.append(Goal(text, _LAYERS, "step", _XLA, _STOCK_XLA, 1.0, "peak_mb", worst=True))
     return found
 
 
-def _models() -> list[Target]:
+def _models() -> list[Goal]:
     rows = [
         ("train", ("keras", "xla"), 0.2, "wall_ms"),
         ("train", ("keras", "graph"), 0.65, "wall_ms"),
@@ -102,11 +102,11 @@ def _models() -> list[Target]:
             what = "first step" if metric == "first_s" else quantity
             mode = "jitted" if against[1] == "xla" else "in a plain graph"
             text = f"{model}, {what} jitted, to Keras's layers {mode}"
-            found.append(Target(text, (model,), quantity, _XLA, against, limit, metric))  # type: ignore[arg-type]
+            found.append(Goal(text, (model,), quantity, _XLA, against, limit, metric))  # type: ignore[arg-type]
     return found
 
 
-def _outside_xla() -> list[Target]:
+def _outside_xla() -> list[Goal]:
     found = []
     for onednn in (True, False):
         build = "" if onednn else " without oneDNN"
@@ -116,13 +116,13 @@ def _outside_xla() -> list[Target]:
                 for name in ("mobilenetv2", "efficientnetb0"):
                     text = f"{mode} {quantity}, {name}{build}, to tf.nn"
                     ours, stock = (_OURS, mode), (_STOCK, mode)
-                    found.append(Target(text, (name,), quantity, ours, stock, limit, onednn=onednn))
+                    found.append(Goal(text, (name,), quantity, ours, stock, limit, onednn=onednn))
         for quantity in ("forward", "step"):
             text = f"graph {quantity}, dilated{build}, to tf.nn"
-            found.append(Target(text, ("dilated",), quantity, _GRAPH, _STOCK_GRAPH, 0.25, onednn=onednn))
+            found.append(Goal(text, ("dilated",), quantity, _GRAPH, _STOCK_GRAPH, 0.25, onednn=onednn))
             text = f"graph {quantity}, NCHW, strides, float64{build}, per byte, to tf.nn's nearest case"
             found.append(
-                Target(
+                Goal(
                     text,
                     ("variations",),
                     quantity,
@@ -136,8 +136,8 @@ def _outside_xla() -> list[Target]:
                 )
             )
     found += [
-        Target("eager call on 1x8x8x8", ("tiny",), "forward", (_OURS, "eager"), (_STOCK, "eager"), 0.45),
-        Target(
+        Goal("eager call on 1x8x8x8", ("tiny",), "forward", (_OURS, "eager"), (_STOCK, "eager"), 0.45),
+        Goal(
             "eager layer call on 1x8x8x8, to Keras's",
             ("tiny",),
             "forward",
@@ -145,7 +145,7 @@ def _outside_xla() -> list[Target]:
             ("keras layer", "eager"),
             0.45,
         ),
-        Target(
+        Goal(
             "graph filter gradient of 5x5 and 7x7, to tf.nn",
             _LAYERS,
             "filter_grad",
@@ -154,7 +154,7 @@ def _outside_xla() -> list[Target]:
             0.5,
             kernels=(5, 7),
         ),
-        Target(
+        Goal(
             "graph filter gradient of 31x31, to tf.nn",
             ("replknet",),
             "filter_grad",
@@ -163,33 +163,33 @@ def _outside_xla() -> list[Target]:
             0.5,
             kernels=(31,),
         ),
-        Target("graph forward, NCHW, to tf.nn", ("variations",), "forward", _GRAPH, _STOCK_GRAPH, 0.6, only="NCHW"),
-        Target("graph forward, peak memory, to tf.nn", _LAYERS, "forward", _GRAPH, _STOCK_GRAPH, 1.0, "peak_mb", True),
-        Target("graph step, peak memory, to tf.nn", _LAYERS, "step", _GRAPH, _STOCK_GRAPH, 1.0, "peak_mb", True),
+        Goal("graph forward, NCHW, to tf.nn", ("variations",), "forward", _GRAPH, _STOCK_GRAPH, 0.6, only="NCHW"),
+        Goal("graph forward, peak memory, to tf.nn", _LAYERS, "forward", _GRAPH, _STOCK_GRAPH, 1.0, "peak_mb", True),
+        Goal("graph step, peak memory, to tf.nn", _LAYERS, "step", _GRAPH, _STOCK_GRAPH, 1.0, "peak_mb", True),
     ]
     return found
 
 
-TARGETS: tuple[Target, ...] = (*_under_xla(), *_models(), *_outside_xla())
+GOALS: tuple[Goal, ...] = (*_under_xla(), *_models(), *_outside_xla())
 
 
-def verdict(target: Target, measurements: Sequence[Measurement]) -> Verdict:
-    """The target's ratio from what was measured, cases that were not left out."""
+def verdict(goal: Goal, measurements: Sequence[Measurement]) -> Verdict:
+    """The goal's ratio from what was measured, cases that were not left out."""
     figures: dict[tuple[str, str, str], float] = {}
     for m in measurements:
-        figure = getattr(m, target.metric)
-        if m.onednn == target.onednn and m.quantity == target.quantity and figure is not None:
+        figure = getattr(m, goal.metric)
+        if m.onednn == goal.onednn and m.quantity == goal.quantity and figure is not None:
             figures[m.case, m.implementation, m.mode] = figure
-    wanted = _rows(target)
+    wanted = _rows(goal)
     ratios: list[tuple[float, int, str]] = []
     for row in wanted:
         case = row.case if isinstance(row, Row) else row
-        top = figures.get((str(case), *target.ours))
+        top = figures.get((str(case), *goal.ours))
         bottom: float | None = 1.0
-        if target.against is not None:
-            base = row.near if isinstance(row, Row) and target.near else case
-            bottom = figures.get((str(base), *target.against))
-            if bottom is not None and isinstance(base, Case) and isinstance(case, Case) and target.near:
+        if goal.against is not None:
+            base = row.near if isinstance(row, Row) and goal.near else case
+            bottom = figures.get((str(base), *goal.against))
+            if bottom is not None and isinstance(base, Case) and isinstance(case, Case) and goal.near:
                 bottom *= case.bytes_moved / base.bytes_moved
         if top is not None and bottom:
             ratios.append((top / bottom, row.layers if isinstance(row, Row) else 1, str(case)))
@@ -197,21 +197,21 @@ def verdict(target: Target, measurements: Sequence[Measurement]) -> Verdict:
         return Verdict(None, 0, len(wanted), "", math.nan)
     worst = max(ratios)
     mean = math.exp(sum(n * math.log(max(r, 1e-9)) for r, n, _ in ratios) / sum(n for _, n, _ in ratios))
-    return Verdict(worst[0] if target.worst else mean, len(ratios), len(wanted), worst[2], worst[0])
+    return Verdict(worst[0] if goal.worst else mean, len(ratios), len(wanted), worst[2], worst[0])
 
 
-def _rows(target: Target) -> list[Row | str]:
+def _rows(goal: Goal) -> list[Row | str]:
     rows: list[Row | str] = []
-    for name in target.suites:
+    for name in goal.suites:
         if name in MODELS:
             rows.append(name)
             continue
         for row in suite(name, 8):
-            if target.kernels and row.case.kernel[0] not in target.kernels:
+            if goal.kernels and row.case.kernel[0] not in goal.kernels:
                 continue
-            if target.near and row.near is None:
+            if goal.near and row.near is None:
                 continue
-            if not target.only or (row.near is not None and _counts(row, target.only)):
+            if not goal.only or (row.near is not None and _counts(row, goal.only)):
                 rows.append(row)
     return rows
 
