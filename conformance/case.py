@@ -121,12 +121,6 @@ class Case:
         """ "SAME", "VALID" or "EXPLICIT"."""
         return self.padding if isinstance(self.padding, str) else "EXPLICIT"
 
-    @property
-    def products(self) -> int:
-        """How many products the forward pass sums: a measure of the case's cost."""
-        n, h, w, c = self.output_shape if self.format == "NHWC" else (self.output_shape[i] for i in (0, 2, 3, 1))
-        return n * h * w * c * self.filter[0] * self.filter[1]
-
 
 def parse(text: str) -> Case:
     """The case that a notation stands for.

@@ -14,8 +14,9 @@ partial sum can leave it, in Python's integers (an object array) otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,13 @@ def _axes(
     pads = (padding, padding) if isinstance(padding, str) else padding
     rows, columns = (_axis(image[a], taps[a], strides[a], dilations[a], pads[a]) for a in (0, 1))
     return rows, columns
+
+
+def _meetings(rows: _Axis, columns: _Axis) -> Iterator[tuple[tuple[int, int], tuple[slice, ...], tuple[slice, ...]]]:
+    """Each tap (di, dj), with the outputs (NHWC) for which it lies inside the image, and the samples it lies on."""
+    for di, dj in product(range(rows.taps), range(columns.taps)):
+        (out_rows, in_rows), (out_columns, in_columns) = rows.meet(di), columns.meet(dj)
+        yield (di, dj), (slice(None), out_rows, out_columns), (slice(None), in_rows, in_columns)
 
 
 def _to_nhwc(a: Array, data_format: str) -> Array:
@@ -164,11 +172,8 @@ def value(
     batch, channels, multiplier = shape[0], w.shape[2], w.shape[3]
     y = np.zeros((batch, rows.out, columns.out, channels, multiplier), x.dtype)
     with np.errstate(invalid="ignore", over="ignore"):
-        for di in range(rows.taps):
-            out_rows, in_rows = rows.meet(di)
-            for dj in range(columns.taps):
-                out_columns, in_columns = columns.meet(dj)
-                y[:, out_rows, out_columns] += x[:, in_rows, in_columns, :, None] * w[di, dj]
+        for tap, outputs, samples in _meetings(rows, columns):
+            y[outputs] += x[samples][..., None] * w[tap]
     return _from_nhwc(y.reshape(batch, rows.out, columns.out, channels * multiplier), data_format)
 
 
@@ -208,11 +213,8 @@ def input_gradient(
     rows, columns = _axes(image, (kh, kw), strides, padding, dilations)
     dx = np.zeros((dy.shape[0], *image, channels), dy.dtype)
     with np.errstate(invalid="ignore", over="ignore"):
-        for di in range(kh):
-            out_rows, in_rows = rows.meet(di)
-            for dj in range(kw):
-                out_columns, in_columns = columns.meet(dj)
-                dx[:, in_rows, in_columns] += (dy[:, out_rows, out_columns] * w[di, dj]).sum(axis=-1)
+        for tap, outputs, samples in _meetings(rows, columns):
+            dx[samples] += (dy[outputs] * w[tap]).sum(axis=-1)
     return _from_nhwc(dx, data_format)
 
 
@@ -253,12 +255,8 @@ def filter_gradient(
     rows, columns = _axes(x.shape[1:3], (kh, kw), strides, padding, dilations)
     dw = np.zeros((kh, kw, channels, multiplier), x.dtype)
     with np.errstate(invalid="ignore", over="ignore"):
-        for di in range(kh):
-            out_rows, in_rows = rows.meet(di)
-            for dj in range(kw):
-                out_columns, in_columns = columns.meet(dj)
-                products = x[:, in_rows, in_columns, :, None] * dy[:, out_rows, out_columns]
-                dw[di, dj] = products.sum(axis=(0, 1, 2))
+        for tap, outputs, samples in _meetings(rows, columns):
+            dw[tap] = (x[samples][..., None] * dy[outputs]).sum(axis=(0, 1, 2))
     return dw
 
 

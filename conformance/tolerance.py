@@ -68,7 +68,7 @@ def gamma(terms: Array | int, unit: float) -> Array:
         return np.asarray(np.where(nu < 1, nu / np.where(nu < 1, 1 - nu, 1), np.inf))
 
 
-def error_bound(expected: Array, magnitude: Array, terms: Array, dtype: str, accumulation: str | None = None) -> Array:
+def error_bound(expected: Array, magnitude: Array, terms: Array, dtype: str) -> Array:
     """The largest |result - expected| that a correct implementation can show, per element.
 
     Args:
@@ -76,7 +76,6 @@ def error_bound(expected: Array, magnitude: Array, terms: Array, dtype: str, acc
       magnitude: sum |a||b| per element, from `oracle.magnitude`.
       terms: the number of terms per element, from `oracle.terms`.
       dtype: name of the result's dtype, "float16" to "complex128" or an integer.
-      accumulation: name of the real type that sums are accumulated in; None for the type that is required of `dtype`.
 
     Returns:
       A float64 array of the shape of `expected`: 0 for integers.
@@ -91,7 +90,7 @@ def error_bound(expected: Array, magnitude: Array, terms: Array, dtype: str, acc
     """
     if dtype in INTEGERS:
         return np.zeros(np.shape(expected))
-    real, inner = _types(dtype, accumulation)
+    real, inner = _types(dtype)
     factor, n = (np.sqrt(2.0), 2 * terms) if dtype in _REAL_PART else (1.0, terms)
     with np.errstate(invalid="ignore", over="ignore"):
         summed = factor * gamma(n, _UNIT[inner]) * magnitude + (2 * n + 1) * _TINY[inner]
@@ -143,14 +142,14 @@ def error_in_bounds(actual: Array, expected: Array, bound: Array, dtype: str) ->
     return np.asarray(np.where(same, 0.0, np.where(np.isfinite(a) & np.isfinite(e), units, np.inf)))
 
 
-def deviation(expected: Array, squares: Array, terms: Array, dtype: str, accumulation: str | None = None) -> Array:
+def deviation(expected: Array, squares: Array, terms: Array, dtype: str) -> Array:
     """The largest standard deviation of the error under independent roundings (see *Statistics* above), per element.
 
     Args:
       expected: the oracle's values.
       squares: sum (|a||b|)**2 per element, from `oracle.squares`.
       terms: the number of terms per element.
-      dtype, accumulation: as for `error_bound`; real floating types alone.
+      dtype: as for `error_bound`; real floating types alone.
 
     Returns:
       A float64 array of the shape of `expected`.
@@ -165,29 +164,28 @@ def deviation(expected: Array, squares: Array, terms: Array, dtype: str, accumul
     """
     if dtype not in _UNIT:
         raise ValueError(f"tolerance: dtype must be one of {sorted(_UNIT)}, got {dtype!r}")
-    real, inner = _types(dtype, accumulation)
+    real, inner = _types(dtype)
     summed = _UNIT[inner] ** 2 * (terms / 2 + 2) * squares
     own = _UNIT["float64"] ** 2 * (terms / 2 + 2) * squares  # the oracle's
     return np.asarray(np.sqrt((summed + own + (_UNIT[real] * np.abs(expected)) ** 2) / 3))
 
 
-def unit_roundoffs(dtype: str, accumulation: str | None = None) -> tuple[float, float]:
+def unit_roundoffs(dtype: str) -> tuple[float, float]:
     """The unit roundoffs of the accumulation and of the output, for a dtype as in `error_bound`.
 
     Example:
       >>> unit_roundoffs("float16") == (2.0**-24, 2.0**-11)
       True
     """
-    real, inner = _types(dtype, accumulation)
+    real, inner = _types(dtype)
     return _UNIT[inner], _UNIT[real]
 
 
-def _types(dtype: str, accumulation: str | None) -> tuple[str, str]:
+def _types(dtype: str) -> tuple[str, str]:
+    """The real type that a dtype is of, and the one that its sums are accumulated in."""
     real = _REAL_PART.get(dtype, dtype)
-    inner = accumulation or _ACCUMULATION.get(real, real)
-    if real not in _UNIT or inner not in _UNIT:
+    if real not in _UNIT:
         raise ValueError(
-            f"tolerance: dtype and accumulation must be among {sorted(_UNIT)}, {sorted(_REAL_PART)} or an integer type,"
-            f" got {dtype!r} and {accumulation!r}"
+            f"tolerance: dtype must be one of {sorted(_UNIT)}, {sorted(_REAL_PART)} or an integer type, got {dtype!r}"
         )
-    return real, inner
+    return real, _ACCUMULATION.get(real, real)

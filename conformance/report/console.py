@@ -18,6 +18,7 @@ from rich.table import Table
 
 ABREAST = 4
 """Targets side by side in one table: as many as a narrow terminal has room for."""
+_MOST_FAILURES = 20
 _STYLE = dict(zip(OUTCOMES, ("green", "cyan", "magenta", "red", "bold red", "bold red", "yellow", "dim"), strict=True))
 
 
@@ -35,14 +36,14 @@ def progress(console: Console) -> Iterator[Callable[[Progress], None]]:
         yield show
 
 
-def show(console: Console, run: Run, *, failures: int = 20) -> None:
-    """Prints the summary, a matrix per target, and up to `failures` failures per target."""
+def show(console: Console, run: Run) -> None:
+    """Prints the summary, a matrix per target, and its first failures."""
     by_target: dict[str, list[Result]] = defaultdict(list)
     for result in run.results:
         by_target[result.target].append(result)
     for target, results in by_target.items():
         _matrix(console, target, results)
-        _failures(console, target, results, failures)
+        _failures(console, target, results)
     _summary(console, by_target)
     for target, reason in run.incomplete.items():
         console.print(f"[yellow]{escape(target)}:[/] {escape(reason)}")
@@ -112,12 +113,12 @@ def _cell(cell: Cell) -> str:
     return f"[red]{cell.failed}[/] / {cell.made}" if cell.failed else f"[green]0[/] / {cell.made}"
 
 
-def _failures(console: Console, target: str, results: Sequence[Result], most: int) -> None:
+def _failures(console: Console, target: str, results: Sequence[Result]) -> None:
     failed = [result for result in results if result.outcome in FAILURES]
-    for result in failed[:most]:
+    for result in failed[:_MOST_FAILURES]:
         style = _STYLE[result.outcome]
         agrees = ", and so does tf.nn" if result.reference in FAILURES else ""
         console.print(f"[{style}]{result.outcome}[/] {escape(target)} {result.check}{agrees}: {escape(result.detail)}")
         console.print(f"    {escape(result.subject)}", soft_wrap=True)
-    if len(failed) > most:
-        console.print(f"... and {len(failed) - most} more failed checks of {escape(target)}")
+    if len(failed) > _MOST_FAILURES:
+        console.print(f"... and {len(failed) - _MOST_FAILURES} more failed checks of {escape(target)}")
