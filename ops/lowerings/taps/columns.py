@@ -8,12 +8,13 @@ in stage 2, and many take long to compile.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import Axis, at_least_zero, ceil_div
-from depthwise.ops.lowerings.taps.layout import Layout, lines_held, sizes_of, step_range, where
+from depthwise.ops.lowerings.taps.layout import Layout, lines_held, sizes_of, where
 from depthwise.ops.lowerings.total import total
 
 raw = tf.raw_ops
@@ -65,6 +66,11 @@ class Columns:
         """The column of the output gradient at a place."""
         return place
 
+    @cached_property
+    def reach(self) -> Any:
+        """Columns of the input from the first to the last of a slice."""
+        return self.axis.stride * (self.width - 1) + 1
+
     def sum(self, tap: int, x_slice: Slice, dy_slice: Slice) -> tf.Tensor:
         """Stage 1 for one tap: the sum of the products of its pairs of slices."""
         terms = []
@@ -81,8 +87,8 @@ class Columns:
         return total([total(terms[k::4]) for k in range(min(4, len(terms)))])
 
     def cut_x(self, rows: tuple[int, int, int], place: Place) -> tf.Tensor:
-        begin, end, step = step_range(self.column_of_x(place), self.width, self.axis.stride)
-        return self.layout.cut(self.x, rows, (begin, end, step))
+        begin = self.column_of_x(place)
+        return self.layout.cut(self.x, rows, (begin, begin + self.reach, self.axis.stride))
 
     def cut_dy(self, rows: tuple[int, int, int], place: Place) -> tf.Tensor:
         """For all tap rows: [batch, outputs, 1, width, channels]."""
@@ -138,11 +144,15 @@ class EvenColumns(Columns):
         outputs, self.size, (self.before, _) = self.axis.output, self.axis.size, self.axis.pads
         at_least_one = at_least_zero(outputs - 1) + 1  # so that there are slices where there is no output
         self.width = ceil_div(at_least_one, EVEN_TERMS)
-        ends = [self.width * (k + 1) for k in range(EVEN_TERMS)]
-        self.begins = [tf.minimum(end, at_least_one) - self.width for end in ends]
-        self.outputs = tf.stack(self.begins)[:, tf.newaxis, tf.newaxis] + tf.range(self.width)[:, tf.newaxis]
+        ends = self.width * np.arange(1, EVEN_TERMS + 1, dtype=np.int32)
+        begins = tf.minimum(ends, at_least_one) - self.width
+        self.begins = tf.unstack(begins)
+        # At once: a few nodes, not a few for each slice and tap.
+        on_x = self.axis.stride * begins[:, tf.newaxis] + [self.axis.rate * tap for tap in range(self.axis.taps)]
+        self.begins_on_x = [tf.unstack(taps) for taps in tf.unstack(on_x)]
+        self.outputs = begins[:, tf.newaxis, tf.newaxis] + tf.range(self.width)[:, tf.newaxis]
         # Past the last output, slices overlap those before them.
-        are_new = self.outputs >= (tf.stack(ends) - self.width)[:, tf.newaxis, tf.newaxis]
+        are_new = self.outputs >= (ends - self.width)[:, tf.newaxis, tf.newaxis]
         self.are_new_outputs = are_new & (self.outputs < outputs)
 
     def pairs(self, tap: int) -> list[Pair]:
@@ -153,7 +163,7 @@ class EvenColumns(Columns):
 
     def column_of_x(self, place: Any) -> Any:
         k, tap = place
-        return self.axis.stride * self.begins[k] + self.axis.rate * tap
+        return self.begins_on_x[k][tap]
 
     def column_of_dy(self, place: Any) -> Any:
         return self.begins[place[0]]

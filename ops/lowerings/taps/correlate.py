@@ -125,7 +125,7 @@ def _contracted(rows: Axis, columns: Columns, blocks: int, on_input: tf.Tensor) 
     dy_slice = cache(lambda place: columns.cut_dy((0, rows.output, 1), place))
     parts = []
     for taps in np.array_split(range(tap_columns), ceil_div(tap_columns, TAP_COLUMNS)):
-        products = concat([columns.sum(j, x_slice, dy_slice) for j in taps], 3)
+        products = concat([columns.sum(j, x_slice, dy_slice) for j in taps.tolist()], 3)
         summed = _sum_rows(layout, _partial_sums(rows, products, on_input), blocks)
         shape = layout.shape(rows.taps, len(taps), columns.width, sizes_of(summed)[2])
         parts.append(tf.reduce_sum(tf.reshape(summed, shape), 2))
