@@ -8,6 +8,7 @@ import tensorflow as tf
 from depthwise.conformance.case import parse
 from depthwise.conformance.data import Problem
 from depthwise.ops import LOWERINGS, depthwise_conv2d
+from names import by_all
 from parameterized import parameterized
 from results import ELEMENTARY, FIRST, MODES, check, compare, in_mode, results
 
@@ -48,7 +49,7 @@ EXACT = ("int8", "int16", "int32", "int64", "uint8", "complex64", "complex128")
 
 
 class ValueTest(unittest.TestCase):
-    @parameterized.expand([*itertools.product(GEOMETRIES, ELEMENTARY, MODES[:4]), *COMPOSED])
+    @parameterized.expand([*itertools.product(GEOMETRIES, ELEMENTARY, MODES[:4]), *COMPOSED], name_func=by_all)
     def test_values_and_gradients(self, notation, lowering, mode):
         check(self, notation, lowering, mode)
 
@@ -57,7 +58,8 @@ class ValueTest(unittest.TestCase):
             *itertools.product(GEOMETRIES[1:5:2], ("taps",), ("unknown_xla", "unknown_filter", "unknown_filter_xla")),
             *itertools.product(GEOMETRIES[1:5:2], ("native",), ("unknown_filter",)),
             *itertools.product((*GEOMETRIES, *PADDED), ELEMENTARY, ("unknown_height",)),
-        ]
+        ],
+        name_func=by_all,
     )
     def test_sizes_that_are_known_late(self, notation, lowering, mode):
         check(self, notation, lowering, mode)
@@ -75,7 +77,8 @@ class ValueTest(unittest.TestCase):
             ),
             ("auto", "taps"),
             ("eager", "graph", "xla"),
-        )
+        ),
+        name_func=by_all,
     )
     def test_what_stands_further_apart_than_the_image_is_large(self, notation, lowering, mode):
         check(self, notation, lowering, mode)
@@ -93,15 +96,15 @@ class ValueTest(unittest.TestCase):
         for notation in ("in=2x7x6x3 filter=6x6x2", "in=2x7x6x3 filter=3x3x2 strides=2x1 format=NCHW"):
             check(self, notation, lowering, mode, of_any_multiplier)
 
-    @parameterized.expand(itertools.product(EMPTY, ELEMENTARY, ("eager", "graph", "unknown", "xla")))
+    @parameterized.expand(itertools.product(EMPTY, ELEMENTARY, ("eager", "graph", "unknown", "xla")), name_func=by_all)
     def test_empty(self, notation, lowering, mode):
         check(self, notation, lowering, mode)
 
-    @parameterized.expand(itertools.product(EMPTY[::3], ("taps", "auto")))
+    @parameterized.expand(itertools.product(EMPTY[::3], ("taps", "auto")), name_func=by_all)
     def test_empty_with_unknown_dimensions_under_xla(self, notation, lowering):
         check(self, notation, lowering, "unknown_xla")
 
-    @parameterized.expand(FLOATS_IN_MODES)
+    @parameterized.expand(FLOATS_IN_MODES, name_func=by_all)
     def test_floating_dtypes(self, dtype, lowering, mode):
         check(self, f"in=2x6x5x3 filter=3x2x2 strides=2x1 dtype={dtype}", lowering, mode)
 
@@ -154,7 +157,9 @@ class ValueTest(unittest.TestCase):
         self.assertEqual(documented.shape, (1, 3, 3, 2))
         np.testing.assert_array_equal(documented[0, -1], [[0, 0], [18, 26], [22, 32]])
 
-    @parameterized.expand([row for row in FLOATS_IN_MODES if row[0] in ("float32", "float64") and row[2] != "graph"])
+    @parameterized.expand(
+        [row for row in FLOATS_IN_MODES if row[0] in ("float32", "float64") and row[2] != "graph"], name_func=by_all
+    )
     def test_sums_that_are_exact_stay_exact(self, dtype, lowering, mode):
         check(self, f"in=2x14x11x3 filter=4x5x3 dilations=2x1 dtype={dtype} data=integer seed=437", lowering, mode)
 

@@ -12,6 +12,7 @@ from depthwise.conformance.case import parse
 from depthwise.conformance.data import SECOND_ORDER, Problem
 from depthwise.ops import LOWERINGS, depthwise_conv2d
 from depthwise.ops import gradients as gradients_module
+from names import by_all
 from parameterized import parameterized
 from results import ELEMENTARY, compare, in_mode
 
@@ -29,7 +30,7 @@ FLOAT64 = [p for p in itertools.product(LOWERINGS, (None, False, True)) if p != 
 
 
 class SecondOrderTest(unittest.TestCase):
-    @parameterized.expand([*itertools.product(CASES, ELEMENTARY, ("unknown", "xla")), *COMPOSED])
+    @parameterized.expand([*itertools.product(CASES, ELEMENTARY, ("unknown", "xla")), *COMPOSED], name_func=by_all)
     def test_against_the_oracle(self, notation, lowering, mode):
         problem = Problem(parse(notation))
         case = problem.case
@@ -142,7 +143,9 @@ class ManyOrdersTest(unittest.TestCase):
 class VectorizedTest(unittest.TestCase):
     """What `tf.vectorized_map` makes of the gradients: every row of a Jacobian is a gradient."""
 
-    @parameterized.expand(itertools.product((*CASES, UNEQUAL, UNEQUAL + " dtype=float64"), ELEMENTARY, (False, True)))
+    @parameterized.expand(
+        itertools.product((*CASES, UNEQUAL, UNEQUAL + " dtype=float64"), ELEMENTARY, (False, True)), name_func=by_all
+    )
     def test_jacobians(self, notation, lowering, in_function):
         problem = Problem(parse(notation))
 
