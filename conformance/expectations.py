@@ -12,7 +12,8 @@
     reason = "space-to-batch is applied before the strides"
 
 A failure that an entry covers is EXPECTED. An entry is stale, which is an error, if it lists cases and one of them
-passes a check that it covers, or if it has a condition, covers enough checks to judge by, and none of them fails.
+passes a check that it covers, or if it has a condition, covers enough checks to judge by (statistics, which are over
+many cases, are enough), and none of them fails.
 """
 
 from __future__ import annotations
@@ -169,7 +170,7 @@ def apply(run: Run, entries: Sequence[Known]) -> tuple[Run, list[str]]:
         good = passed[id(entry)]
         if entry.cases and good:
             stale.append(f"{entry.target}, {entry.reason}: {good[0].check} passes for {good[0].subject}")
-        elif entry.when and not failed[id(entry)] and len(good) >= _ENOUGH:
+        elif entry.when and not failed[id(entry)] and _suffice(good):
             stale.append(f"{entry.target}, {entry.reason}: none of {len(good)} checks fails where {entry.when}")
     return replace(run, results=results), stale
 
@@ -192,11 +193,11 @@ def update(path: Path, run: Run, entries: Iterable[Known]) -> int:
         del tables[number]
     groups: dict[tuple[str, str, str, str], list[Result]] = defaultdict(list)
     for result in run.results:
-        if result.outcome in FAILURES and not result.statistical:
-            groups[result.target, str(result.case), result.outcome, result.detail].append(result)
-    for (target, case, outcome, detail), results in groups.items():
+        if result.outcome in FAILURES:
+            groups[result.target, result.subject, result.outcome, result.detail].append(result)
+    for (target, _, outcome, detail), results in groups.items():
         table = tomlkit.table()
-        table.update({"target": target, "cases": [case], "checks": [result.check for result in results]})
+        table.update({"target": target, **_where(results[0]), "checks": [result.check for result in results]})
         table.update({"outcomes": [outcome], "reason": detail})
         tables.append(table)
     document.pop("known", None)
@@ -206,8 +207,21 @@ def update(path: Path, run: Run, entries: Iterable[Known]) -> int:
     return len(groups)
 
 
+def _where(result: Result) -> dict[str, Any]:
+    """The keys by which an entry covers a result of this case, or these statistics."""
+    case = result.case
+    if not result.statistical:
+        return {"cases": [str(case)]}
+    return {"when": f"dtype == {case.dtype!r} and mode == {case.mode!r}", "device": case.device}
+
+
+def _suffice(made: Sequence[Result]) -> bool:
+    """Whether a condition that covers these, of which none fails, can be called stale."""
+    return len(made) >= _ENOUGH or any(result.statistical for result in made)
+
+
 def _ended(entry: Known, run: Run) -> bool:
     covered = [result for result in run.results if entry.covers(result)]
     made = [result for result in covered if result.outcome not in (UNSUPPORTED, NOT_RUN)]
     fails = any((result.was or result.outcome) in entry.outcomes for result in made)
-    return not fails and (len(made) >= _ENOUGH or (bool(entry.cases) and bool(made)))
+    return not fails and (_suffice(made) or (bool(entry.cases) and bool(made)))

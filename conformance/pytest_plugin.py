@@ -9,7 +9,7 @@ import pytest
 from depthwise.conformance import expectations
 from depthwise.conformance.amounts import at_least, positive
 from depthwise.conformance.cases import LEVELS, selection
-from depthwise.conformance.process import Limits, Worker, Workers
+from depthwise.conformance.process import Limits, TargetUnavailableError, Worker, Workers
 from depthwise.conformance.results import EXPECTED, FAILURES, PASS, Result, Run
 from depthwise.conformance.seat import Seat
 from depthwise.conformance.statistics import Statistics
@@ -75,6 +75,10 @@ def asked(conformance_target: str, pytestconfig: pytest.Config) -> Iterator[Aske
     file = pytestconfig.getoption("--conformance-expect")
     known = expectations.read(expectations.find(file)) if file else []
     found = Asked(conformance_target, Limits(pytestconfig.getoption("--conformance-timeout")), known)
+    try:
+        found.seat.start()  # now: what a fixture raises pytest tells all items, without another try
+    except TargetUnavailableError as error:
+        pytest.fail(f"{conformance_target}: {error}", pytrace=False)
     yield found
     found.seat.leave()
 

@@ -33,6 +33,14 @@ class Seat:
         self._report_ready, self._report_spread = ready, spread
         self._worker: Worker | None = None
 
+    def start(self) -> None:
+        """Starts the worker before there is anything to ask.
+
+        Raises:
+          TargetUnavailableError: the target can't be had here.
+        """
+        self._ready()
+
     def answer(self, case: Case) -> list[Result]:
         """The results of all checks of a case.
 

@@ -2,6 +2,7 @@
 
 import tempfile
 import unittest
+from dataclasses import replace
 from pathlib import Path
 
 from depthwise.conformance import expectations
@@ -112,6 +113,21 @@ class FileTest(unittest.TestCase):
         self.assertEqual(again[1].checks, ("value", "shape"))
         marked, stale = expectations.apply(found(failure(), failure(check="shape")), again)
         self.assertEqual(({r.outcome for r in marked.results}, stale), ({"EXPECTED"}, []))
+
+    def test_statistics_are_added_and_taken_out_like_cases(self):
+        kind = parse("in=0x0x0x0 filter=1x1x1 dtype=float16 mode=graph")
+        check = "statistics:input_gradient"
+        self.assertEqual(expectations.update(self.path, found(failure(kind, check=check)), []), 1)
+        (entry,) = expectations.read(self.path)
+        eager = replace(kind, mode="eager")
+        run = found(failure(kind, check=check), failure(eager, check=check), failure(kind, check="input_gradient"))
+        marked, stale = expectations.apply(run, [entry])
+        self.assertEqual([result.outcome for result in marked.results], ["EXPECTED", "FAIL", "FAIL"])
+        self.assertEqual(stale, [])
+        passes = found(failure(kind, check=check, outcome="PASS"))
+        self.assertEqual(len(expectations.apply(passes, [entry])[1]), 1)
+        expectations.update(self.path, passes, [entry])
+        self.assertEqual(expectations.read(self.path), [])
 
     def test_the_shipped_catalogue_reads(self):
         self.assertGreater(len(expectations.read(expectations.find("tf-2.21"))), 5)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+from pathlib import Path
 
 import pytest
 from depthwise.conformance.case import parse
@@ -14,20 +15,34 @@ from depthwise.conformance.results import Result
 
 _PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
 _PLAIN, _BOTH = "in=1x4x5x2 filter=3x2x2", "in=1x9x9x2 filter=3x3x1 strides=2x2 dilations=2x2"
+_ABSENT = """
+import os, pathlib
+pathlib.Path(f"start-{os.getpid()}").touch()
+raise ImportError("no kernels on this machine")
+"""
 
 
 class PluginTest(unittest.TestCase):
-    def run_on_tensorflow(self, *options):
+    def run_on_tensorflow(self, *options, target="tf"):
         cases = [f"--conformance-case={text}" for text in (_PLAIN, _BOTH, _PLAIN + " device=NPU")]
-        command = [*_PYTEST, "--pyargs", "depthwise.conformance", "--conformance-target=tf", *cases, *options]
+        command = [*_PYTEST, "--pyargs", "depthwise.conformance", f"--conformance-target={target}", *cases, *options]
         with tempfile.TemporaryDirectory() as elsewhere:
-            return subprocess.run(command, capture_output=True, text=True, cwd=elsewhere)
+            Path(elsewhere, "absent.py").write_text(_ABSENT)
+            ran = subprocess.run(command, capture_output=True, text=True, cwd=elsewhere)
+            self.starts = len([*Path(elsewhere).glob("start-*")])
+        return ran
 
     def test_cases_are_items(self):
         ran = self.run_on_tensorflow()
         self.assertIn("1 failed, 1 passed, 2 skipped", ran.stdout)
         self.assertIn("FAIL tf value", ran.stdout)
         self.assertEqual(ran.returncode, 1)
+
+    def test_a_target_that_cannot_be_had_is_tried_once(self):
+        ran = self.run_on_tensorflow(target="absent.py:op")
+        self.assertIn("4 errors", ran.stdout)
+        self.assertIn("no kernels on this machine", ran.stdout)
+        self.assertEqual((ran.returncode, self.starts), (1, 1))
 
     def test_known_failures_are_expected(self):
         ran = self.run_on_tensorflow("--conformance-expect=tf-2.21")
