@@ -8,7 +8,6 @@ in stage 2, and many take long to compile.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -53,6 +52,7 @@ class Columns:
 
     def __init__(self, layout: Layout, x: tf.Tensor, dy: tf.Tensor, axis: Axis) -> None:
         self.layout, self.x, self.dy, self.axis = layout, x, dy, axis
+        self.rows_of_x, self.rows_of_dy = ((0, sizes_of(image)[1], 1) for image in (x, dy))  # all of them
 
     def pairs(self, tap: int) -> list[Pair]:
         """The slices whose products a tap sums."""
@@ -65,11 +65,6 @@ class Columns:
     def column_of_dy(self, place: Any) -> Any:
         """The column of the output gradient at a place."""
         return place
-
-    @cached_property
-    def reach(self) -> Any:
-        """Columns of the input from the first to the last of a slice."""
-        return self.axis.stride * (self.width - 1) + 1
 
     def sum(self, tap: int, x_slice: Slice, dy_slice: Slice) -> tf.Tensor:
         """Stage 1 for one tap: the sum of the products of its pairs of slices."""
@@ -86,14 +81,13 @@ class Columns:
         # In four chains, which a processor can add up side by side.
         return total([total(terms[k::4]) for k in range(min(4, len(terms)))])
 
-    def cut_x(self, rows: tuple[int, int, int], place: Place) -> tf.Tensor:
-        begin = self.column_of_x(place)
-        return self.layout.cut(self.x, rows, (begin, begin + self.reach, self.axis.stride))
+    def cut_x(self, place: Place) -> tf.Tensor:
+        """[batch, size, width, channels]"""
+        return self.layout.cut(self.x, self.rows_of_x, (self.column_of_x(place), self.width, self.axis.stride))
 
-    def cut_dy(self, rows: tuple[int, int, int], place: Place) -> tf.Tensor:
+    def cut_dy(self, place: Place) -> tf.Tensor:
         """For all tap rows: [batch, outputs, 1, width, channels]."""
-        column = self.column_of_dy(place)
-        dy = self.layout.cut(self.dy, rows, (column, column + self.width, 1))
+        dy = self.layout.cut(self.dy, self.rows_of_dy, (self.column_of_dy(place), self.width, 1))
         batch, height, width, channels = sizes_of(dy)
         return tf.reshape(dy, self.layout.shape(batch, height, 1, width, channels))
 

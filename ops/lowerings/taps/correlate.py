@@ -121,8 +121,8 @@ def _contracted(rows: Axis, columns: Columns, blocks: int, on_input: tf.Tensor) 
     """[tap rows, tap columns, channels], of whose products those count that are `on_input` [outputs, tap rows]."""
     layout, tap_columns = columns.layout, columns.axis.taps
     skew = _skew(layout, rows, columns)
-    x_slice = cache(lambda place: skew(columns.cut_x((0, rows.size, 1), place)))
-    dy_slice = cache(lambda place: columns.cut_dy((0, rows.output, 1), place))
+    x_slice = cache(lambda place: skew(columns.cut_x(place)))
+    dy_slice = cache(columns.cut_dy)
     parts = []
     for taps in np.array_split(range(tap_columns), ceil_div(tap_columns, TAP_COLUMNS)):
         products = concat([columns.sum(j, x_slice, dy_slice) for j in taps.tolist()], 3)
@@ -175,22 +175,17 @@ def _skew(layout: Layout, rows: Axis, columns: Columns) -> Callable[[tf.Tensor],
     """
     size, before, reach = rows.size, rows.pads[0], rows.reach
     length = rows.rate + size * ceil_div(at_least_zero(reach - rows.rate), size)
-    begin = -before % size
-    walked = begin + rows.taps * length
-    turns = ceil_div(walked, size)
+    begin, walked = -before % size, rows.taps * length
+    repeats = layout.shape(1, ceil_div(begin + walked, size), 1, 1)
     batch, _, _, channels = sizes_of(columns.x)
     width = columns.width
-    once = layout.shape(batch, 1, size, width, channels)
-    repeated = layout.shape(batch, turns, size, width, channels)
-    end_to_end = layout.shape(batch, turns * size, width, channels)
     in_rows = layout.shape(batch, rows.taps, length, width, channels)
     end = layout.shape(0, 0, reach, 0, 0)
 
     def skewed(t: tf.Tensor) -> tf.Tensor:
-        t = tf.reshape(tf.broadcast_to(tf.reshape(t, once), repeated), end_to_end)
-        t = tf.reshape(layout.cut(t, (begin, walked, 1), (0, width, 1)), in_rows)
+        t = layout.cut(raw.Tile(input=t, multiples=repeats), (begin, walked, 1), (0, width, 1))
         t = raw.StridedSlice(
-            input=t,
+            input=tf.reshape(t, in_rows),
             begin=layout.shape(0, 0, 0, 0, 0),
             end=end,
             strides=layout.shape(1, 1, rows.stride, 1, 1),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from functools import partial
 from math import gcd
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -32,6 +32,10 @@ FUSED_TERMS, MOST_SLICES = 64, 8
 """Most taps, of all outputs of a channel, that an input gradient sums in one fusion; and the most outputs that are
 sliced from memory otherwise. 7x7 on (8,28,28,192) took 28 ms in one fusion with two outputs, 23 with three, and takes 9
 and 13 from memory; 3x3 on (8,28,28,64) took 4.4 with 8 outputs, and takes 3.5, but with 16 it takes 5.1, not 6.8."""
+
+
+Range: TypeAlias = "tuple[Any, Any, int]"
+"""Samples along a dimension: the first, how many, how far apart."""
 
 
 class Layout:
@@ -105,18 +109,21 @@ class Layout:
         begins = [[(i * cols + j) * step for j in range(cols)] for i in range(rows)]
         return [[raw.Slice(input=flat, begin=[at], size=self.shape(channels)) for at in row] for row in begins]
 
-    def cut(self, image: tf.Tensor, rows: tuple[int, int, int], cols: tuple[int, int, int]) -> tf.Tensor:
-        """The samples begin, begin + step, ... (end exclusive) of rows and cols, everything of the other dimensions; of
-        a `piece`, not its spare channels."""
-        begin, end, step = [0] * 4, [0] * 4, [1] * 4
-        (begin[self.row], end[self.row], step[self.row]) = rows
-        (begin[self.col], end[self.col], step[self.col]) = cols
-        whole = 1 | 1 << self.channel
-        open_end = whole
-        if self.spare and image.shape[3] == self.channels * self.multiplier + self.spare:
-            end[3], open_end = self.channels * self.multiplier, 1
-        begin, end, step = (self.shape(*values) for values in (begin, end, step))
-        return raw.StridedSlice(input=image, begin=begin, end=end, strides=step, begin_mask=whole, end_mask=open_end)
+    def cut(self, image: tf.Tensor, rows: Range, cols: Range) -> tf.Tensor:
+        """Ranges of rows and columns, everything of the other dimensions; of a `piece`, not its spare channels."""
+        batch, channels = (-1 if size is None else size for size in (image.shape[0], image.shape[self.channel]))
+        if self.spare and channels == self.channels * self.multiplier + self.spare:
+            channels -= self.spare
+        (top, height, row_step), (left, width, col_step) = rows, cols
+        begin = self.shape(*self.spec.in_order(0, top, left, 0))
+        if row_step == col_step == 1:
+            size = self.shape(*self.spec.in_order(batch, height, width, channels))
+            return raw.Slice(input=image, begin=begin, size=size)
+        bottom, right = top + row_step * (height - 1) + 1, left + col_step * (width - 1) + 1
+        end = self.shape(*self.spec.in_order(0, bottom, right, max(channels, 0)))
+        strides = self.shape(*self.spec.in_order(1, row_step, col_step, 1))
+        open_end = 1 if channels > 0 else 1 | 1 << self.channel
+        return raw.StridedSlice(input=image, begin=begin, end=end, strides=strides, end_mask=open_end)
 
     def shape(self, *sizes: Size) -> tf.Tensor:
         """Sizes as one tensor, the same node for the same ones.
@@ -160,7 +167,8 @@ class Layout:
             return image
         # In one op: of two, XLA drops the one whose zeros no slice reads.
         paddings = self.spec.in_order([0, 0], list(rows.pads), list(cols.pads), [0, self.spare])
-        return raw.Pad(input=self.cut(image, (*rows.piece, 1), (*cols.piece, 1)), paddings=paddings)
+        (top, bottom), (left, right) = rows.piece, cols.piece
+        return raw.Pad(input=self.cut(image, (top, bottom - top, 1), (left, right - left, 1)), paddings=paddings)
 
     def zeros(self, image: tf.Tensor, height: Any, width: Any) -> tf.Tensor:
         """An image of zeros with the channels of the output, the batch and dtype of this one."""
@@ -217,11 +225,6 @@ def where(mask: Any, values: tf.Tensor) -> tf.Tensor:
 def concat(parts: list[tf.Tensor], axis: int) -> tf.Tensor:
     """One or more tensors, one after the other along an axis."""
     return parts[0] if len(parts) == 1 else tf.concat(parts, axis)
-
-
-def step_range(begin: int, count: int, step: int) -> tuple[int, int, int]:
-    """The slice of `count` samples from `begin`, `step` apart."""
-    return begin, begin + step * (count - 1) + 1, step
 
 
 def shaped(tensor: tf.Tensor, shape: tuple[int | None, ...]) -> tf.Tensor:

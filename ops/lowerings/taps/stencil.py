@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 from depthwise.ops.geometry import Run, input_runs, merged, output_runs
-from depthwise.ops.lowerings.taps.layout import Layout, concat, shaped, step_range
+from depthwise.ops.lowerings.taps.layout import Layout, concat, shaped
 from depthwise.ops.lowerings.taps.once import once
 from depthwise.ops.lowerings.total import total
 from depthwise.ops.spec import ConvSpec
@@ -78,7 +78,7 @@ def _region(layout: Layout, image: tf.Tensor, weights: list[list[tf.Tensor]], ro
             total(
                 [
                     raw.Mul(
-                        x=layout.cut(image, step_range(top, height, rows.step), step_range(left, width, cols.step)),
+                        x=layout.cut(image, (top, height, rows.step), (left, width, cols.step)),
                         y=weights[i][j],
                     )
                     for j, left in cols.terms

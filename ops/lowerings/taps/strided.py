@@ -20,7 +20,7 @@ from functools import cached_property
 import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import Axis, Size, ceil_div
-from depthwise.ops.lowerings.taps.layout import Layout, shaped, sizes_of, step_range, where
+from depthwise.ops.lowerings.taps.layout import Layout, Range, shaped, sizes_of, where
 from depthwise.ops.lowerings.taps.once import once
 from depthwise.ops.lowerings.total import total
 from depthwise.ops.spec import ConvSpec
@@ -47,9 +47,9 @@ class Shifts:
         """Padding of the output gradient under which every m - q is a sample of it."""
         return self.count - 1, max(0, self.length - self.axis.output)
 
-    def window(self, shift: int) -> tuple[int, int, int]:
+    def window(self, shift: int) -> Range:
         """dy[m - shift] for all m, in the padded output gradient."""
-        return step_range(self.count - 1 - shift, self.length, 1)
+        return self.count - 1 - shift, self.length, 1
 
     def at(self, shift: int) -> slice:
         """The places of a shift in the filter that is laid out."""
@@ -97,7 +97,7 @@ def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) ->
     height, width = (shifts.length * shifts.axis.stride for shifts in (rows, cols))
     dx = layout.sum_repeated(tf.reshape(dx, layout.shape(batch, height, width, channels)))
     top, left = spec.rows.pads[0], spec.cols.pads[0]
-    dx = layout.cut(dx, (top, top + spec.rows.size, 1), (left, left + spec.cols.size, 1))
+    dx = layout.cut(dx, (top, spec.rows.size, 1), (left, spec.cols.size, 1))
     return shaped(once(dx), spec.input_shape)
 
 

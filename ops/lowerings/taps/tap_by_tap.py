@@ -9,18 +9,15 @@ and the samples there, and nothing in between.
 from __future__ import annotations
 
 from itertools import product
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import tensorflow as tf
 from depthwise.ops.geometry import Axis
-from depthwise.ops.lowerings.taps.layout import Layout, shaped, sizes_of, step_range
+from depthwise.ops.lowerings.taps.layout import Layout, Range, shaped, sizes_of
 from depthwise.ops.lowerings.total import total
 from depthwise.ops.spec import ConvSpec
 
 raw = tf.raw_ops
-
-Range: TypeAlias = "tuple[int, int, int]"
-"""(begin, end, step)"""
 
 
 class Meeting(NamedTuple):
@@ -80,15 +77,15 @@ def _along(axis: Axis) -> list[Meeting]:
     for tap in range(axis.taps):
         start, stop = axis.outputs_of_tap(tap)
         if start < stop:
-            samples = step_range(axis.input_of_tap(tap, start), stop - start, axis.stride)
-            found.append(Meeting(tap, (start, stop, 1), samples))
+            count = stop - start
+            found.append(Meeting(tap, (start, count, 1), (axis.input_of_tap(tap, start), count, axis.stride)))
     return found
 
 
 def _put(zeros: tf.Tensor, layout: Layout, values: tf.Tensor, rows: Range, cols: Range) -> tf.Tensor:
     """An image like `zeros`, but for these values in a range of its rows and columns: the gradient of a slice."""
     begin, end, step = [0] * 4, sizes_of(zeros), [1] * 4
-    (begin[layout.row], end[layout.row], step[layout.row]) = rows
-    (begin[layout.col], end[layout.col], step[layout.col]) = cols
+    for axis, (first, count, apart) in ((layout.row, rows), (layout.col, cols)):
+        begin[axis], end[axis], step[axis] = first, first + apart * (count - 1) + 1, apart
     shape, end = layout.shape(*sizes_of(zeros)), layout.shape(*end)
     return raw.StridedSliceGrad(shape=shape, begin=begin, end=end, strides=step, dy=values)
