@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 from depthwise.conformance import expectations
 from depthwise.conformance.amounts import at_least, positive
+from depthwise.conformance.case import Case
 from depthwise.conformance.cases import LEVELS, selection
 from depthwise.conformance.process import Limits, TargetUnavailableError, Worker, Workers
 from depthwise.conformance.results import EXPECTED, FAILURES, PASS, Result, Run
@@ -50,11 +51,18 @@ class Asked:
 
     def __init__(self, target: str, limits: Limits, known: Sequence[expectations.Known]) -> None:
         self.target, self.known, self.versions = target, known, dict[str, str]()
+        self.answers: list[Result] = []
         self.statistics = Statistics()
         self.seat = Seat(target, Workers(), limits, self._ready, partial(self.statistics.add, target))
 
     def _ready(self, worker: Worker) -> None:
         self.versions = worker.versions
+
+    def answer(self, case: Case) -> list[Result]:
+        """The results of all checks of a case."""
+        results = self.seat.answer(case)
+        self.answers += results
+        return results
 
     def judge(self, results: list[Result]) -> None:
         """Fails or skips the test that calls it, or returns."""

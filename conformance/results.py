@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from depthwise.conformance.case import Case
-from depthwise.conformance.checks import STATISTICS
+from depthwise.conformance.checks import REFUSAL, STATISTICS
 
 PASS, FAIL, REFERENCE_WRONG = "PASS", "FAIL", "REFERENCE WRONG"
 UNSUPPORTED, CRASH, TIMEOUT, NOT_RUN = "UNSUPPORTED", "CRASH", "TIMEOUT", "NOT RUN"
@@ -58,6 +59,16 @@ class Result:
         if self.statistical:
             return f"dtype={self.case.dtype} mode={self.case.mode} device={self.case.device}"
         return str(self.case)
+
+
+def none_made(answers: Sequence[Result]) -> bool:
+    """Whether a target was asked, and none of its checks could be made.
+
+    Else one that refuses everything, as where its own imports fail, would pass for a conforming one. A refusal of bad
+    input is no sign of life: some targets check arguments first, and can do nothing more.
+    """
+    computes = [result for result in answers if result.check != REFUSAL] or answers
+    return bool(answers) and all(result.outcome in (UNSUPPORTED, NOT_RUN) for result in computes)
 
 
 @dataclass

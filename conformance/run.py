@@ -15,17 +15,7 @@ from functools import partial
 from depthwise.conformance import checks
 from depthwise.conformance.case import Case
 from depthwise.conformance.process import Limits, TargetUnavailableError, Worker, Workers
-from depthwise.conformance.results import (
-    FAIL,
-    FAILURES,
-    NOT_RUN,
-    PASS,
-    REFERENCE_WRONG,
-    REFUSES,
-    UNSUPPORTED,
-    Result,
-    Run,
-)
+from depthwise.conformance.results import FAIL, FAILURES, PASS, REFERENCE_WRONG, REFUSES, Result, Run, none_made
 from depthwise.conformance.seat import Seat
 from depthwise.conformance.statistics import Statistics
 from depthwise.conformance.targets import REFERENCE
@@ -194,11 +184,8 @@ def _with_verdicts(board: _Board, targets: Sequence[str], cases: Sequence[Case],
                 voice = voices.get((index, result.check), "")
                 board.run.results.append(_verdict(result, voice) if name != reference else result)
         answers = [result for results in board.results[name].values() for result in results]
-        # A refusal of bad input is no sign of life: some targets check arguments first, and can do nothing more.
-        computes = [result for result in answers if result.check != checks.REFUSAL] or answers
-        if answers and all(result.outcome in (UNSUPPORTED, NOT_RUN) for result in computes):
-            # Else a target that refuses everything, as where its own imports fail, would pass for a conforming one.
-            board.run.incomplete.setdefault(name, f"none of its {len(computes)} checks could be made")
+        if none_made(answers):
+            board.run.incomplete.setdefault(name, f"none of its {len(answers)} checks could be made")
         board.run.results.extend(board.statistics.results(name))
     return board.run
 

@@ -6,11 +6,12 @@ import pytest
 from depthwise.conformance.case import Case
 from depthwise.conformance.checks import ENOUGH_ELEMENTS
 from depthwise.conformance.pytest_plugin import Asked
+from depthwise.conformance.results import none_made
 
 
 def test_case(asked: Asked, conformance_case: Case) -> None:
     """Every check of one case."""
-    asked.judge(asked.seat.answer(conformance_case))
+    asked.judge(asked.answer(conformance_case))
 
 
 def test_statistics(asked: Asked) -> None:
@@ -19,3 +20,11 @@ def test_statistics(asked: Asked) -> None:
     if not results:
         pytest.skip(f"NOT RUN: no kind of result has {ENOUGH_ELEMENTS} elements")
     asked.judge(results)
+
+
+def test_some_check_could_be_made(asked: Asked, pytestconfig: pytest.Config) -> None:
+    """A target does something: with every case skipped, the session would pass."""
+    if hasattr(pytestconfig, "workerinput"):
+        pytest.skip("NOT RUN: pytest-xdist spreads the cases over processes, and this one knows only its own")
+    if none_made(asked.answers):
+        pytest.fail(f"none of the {len(asked.answers)} checks of {asked.target} could be made", pytrace=False)

@@ -20,6 +20,10 @@ import os, pathlib
 pathlib.Path(f"start-{os.getpid()}").touch()
 raise ImportError("no kernels on this machine")
 """
+_REFUSES = """
+def op(*arguments, **options):
+    raise NotImplementedError("nothing here")
+"""
 
 
 class PluginTest(unittest.TestCase):
@@ -28,25 +32,32 @@ class PluginTest(unittest.TestCase):
         command = [*_PYTEST, "--pyargs", "depthwise.conformance", f"--conformance-target={target}", *cases, *options]
         with tempfile.TemporaryDirectory() as elsewhere:
             Path(elsewhere, "absent.py").write_text(_ABSENT)
+            Path(elsewhere, "refuses.py").write_text(_REFUSES)
             ran = subprocess.run(command, capture_output=True, text=True, cwd=elsewhere)
             self.starts = len([*Path(elsewhere).glob("start-*")])
         return ran
 
     def test_cases_are_items(self):
         ran = self.run_on_tensorflow()
-        self.assertIn("1 failed, 1 passed, 2 skipped", ran.stdout)
+        self.assertIn("1 failed, 2 passed, 2 skipped", ran.stdout)
         self.assertIn("FAIL tf value", ran.stdout)
         self.assertEqual(ran.returncode, 1)
 
     def test_a_target_that_cannot_be_had_is_tried_once(self):
         ran = self.run_on_tensorflow(target="absent.py:op")
-        self.assertIn("4 errors", ran.stdout)
+        self.assertIn("5 errors", ran.stdout)
         self.assertIn("no kernels on this machine", ran.stdout)
         self.assertEqual((ran.returncode, self.starts), (1, 1))
 
+    def test_a_target_that_refuses_everything_fails(self):
+        ran = self.run_on_tensorflow(target="refuses.py:op")
+        self.assertIn("1 failed, 4 skipped", ran.stdout)
+        self.assertRegex(ran.stdout, "none of the [0-9]+ checks of refuses.py:op could be made")
+        self.assertEqual(ran.returncode, 1)
+
     def test_known_failures_are_expected(self):
         ran = self.run_on_tensorflow("--conformance-expect=tf-2.21")
-        self.assertIn("1 passed, 2 skipped, 1 xfailed", ran.stdout)
+        self.assertIn("2 passed, 2 skipped, 1 xfailed", ran.stdout)
         self.assertEqual(ran.returncode, 0)
 
     def test_expectations_are_about_statistics_too(self):
