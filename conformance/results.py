@@ -61,14 +61,14 @@ class Result:
         return str(self.case)
 
 
-def none_made(answers: Sequence[Result]) -> bool:
-    """Whether a target was asked, and none of its checks could be made.
+def unmade(answers: Sequence[Result]) -> int:
+    """How many checks of a target there were, if none of them could be made; else 0.
 
-    Else one that refuses everything, as where its own imports fail, would pass for a conforming one. A refusal of bad
-    input is no sign of life: some targets check arguments first, and can do nothing more.
+    A target that refuses everything, as where its own imports fail, must not pass for a conforming one. A refusal of
+    bad input is no sign of life, and does not count: some targets check arguments first, and can do nothing more.
     """
     computes = [result for result in answers if result.check != REFUSAL] or answers
-    return bool(answers) and all(result.outcome in (UNSUPPORTED, NOT_RUN) for result in computes)
+    return len(computes) if all(result.outcome in (UNSUPPORTED, NOT_RUN) for result in computes) else 0
 
 
 @dataclass

@@ -15,7 +15,7 @@ from functools import partial
 from depthwise.conformance import checks
 from depthwise.conformance.case import Case
 from depthwise.conformance.process import Limits, TargetUnavailableError, Worker, Workers
-from depthwise.conformance.results import FAIL, FAILURES, PASS, REFERENCE_WRONG, REFUSES, Result, Run, none_made
+from depthwise.conformance.results import FAIL, FAILURES, PASS, REFERENCE_WRONG, REFUSES, Result, Run, unmade
 from depthwise.conformance.seat import Seat
 from depthwise.conformance.statistics import Statistics
 from depthwise.conformance.targets import REFERENCE
@@ -184,8 +184,8 @@ def _with_verdicts(board: _Board, targets: Sequence[str], cases: Sequence[Case],
                 voice = voices.get((index, result.check), "")
                 board.run.results.append(_verdict(result, voice) if name != reference else result)
         answers = [result for results in board.results[name].values() for result in results]
-        if none_made(answers):
-            board.run.incomplete.setdefault(name, f"none of its {len(answers)} checks could be made")
+        if count := unmade(answers):
+            board.run.incomplete.setdefault(name, f"none of its {count} checks could be made")
         board.run.results.extend(board.statistics.results(name))
     return board.run
 

@@ -52,7 +52,7 @@ class PluginTest(unittest.TestCase):
     def test_a_target_that_refuses_everything_fails(self):
         ran = self.run_on_tensorflow(target="refuses.py:op")
         self.assertIn("1 failed, 4 skipped", ran.stdout)
-        self.assertRegex(ran.stdout, "none of the [0-9]+ checks of refuses.py:op could be made")
+        self.assertIn("none of the 21 checks of refuses.py:op could be made", ran.stdout)
         self.assertEqual(ran.returncode, 1)
 
     def test_known_failures_are_expected(self):

@@ -175,8 +175,11 @@ class CommandLineTest(unittest.TestCase):
             lines = ["def op(x, w, strides, *arguments, **options):", "    if 0 in strides:"]
             lines += ["        raise ValueError(strides)", "    raise NotImplementedError('nothing here')"]
             path.write_text("\n".join(lines))
-            cases = ["--case", PLAIN, "--case", PLAIN + " bad=strides-zero"]
-            self.assertEqual(main(["run", "--target", f"{path}:op", *cases]), 2)
+            cases = [PLAIN, PLAIN + " bad=strides-zero"]
+            self.assertEqual(main(["run", "--target", f"{path}:op", "--case", cases[0], "--case", cases[1]]), 2)
+            found = run([f"{path}:op"], [parse(case) for case in cases], jobs=1)
+        # Those of the first case: the refusal of the second could be made.
+        self.assertEqual(found.incomplete, {f"{path}:op": "none of its 7 checks could be made"})
 
     def test_no_malformed_call_is_refused_for_the_target(self):
         """Nor in the mode in which a signature stands before it."""
