@@ -120,10 +120,10 @@ class Layout:
             size = self.shape(*self.spec.in_order(batch, height, width, channels))
             return raw.Slice(input=image, begin=begin, size=size)
         bottom, right = top + row_step * (height - 1) + 1, left + col_step * (width - 1) + 1
-        end = self.shape(*self.spec.in_order(0, bottom, right, max(channels, 0)))
+        end = self.shape(*self.spec.in_order(batch, bottom, right, channels))
         strides = self.shape(*self.spec.in_order(1, row_step, col_step, 1))
-        open_end = 1 if channels > 0 else 1 | 1 << self.channel
-        return raw.StridedSlice(input=image, begin=begin, end=end, strides=strides, end_mask=open_end)
+        open_ends = (batch < 0) | (channels < 0) << self.channel
+        return raw.StridedSlice(input=image, begin=begin, end=end, strides=strides, end_mask=open_ends)
 
     def shape(self, *sizes: Size) -> tf.Tensor:
         """Sizes as one tensor, the same node for the same ones.
@@ -220,6 +220,11 @@ def where(mask: Any, values: tf.Tensor) -> tf.Tensor:
     if isinstance(mask, np.ndarray) and mask.all():
         return values
     return raw.SelectV2(condition=mask, t=values, e=tf.zeros([], values.dtype))
+
+
+def reused(mask: np.ndarray) -> Any:
+    """A mask that `where` takes many times, as one node: of an array, every use makes one."""
+    return mask if mask.all() else tf.constant(mask)
 
 
 def concat(parts: list[tf.Tensor], axis: int) -> tf.Tensor:

@@ -18,7 +18,7 @@ from itertools import pairwise, product
 import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import ceil_div
-from depthwise.ops.lowerings.taps.layout import where
+from depthwise.ops.lowerings.taps.layout import reused, where
 from depthwise.ops.lowerings.taps.walk import Walk
 from depthwise.ops.lowerings.total import total
 
@@ -127,7 +127,7 @@ class Line:
             return raw.Mul(x=samples, y=w[i, j])
 
         rows = self.rows.on_image(len(self.is_tap), self.height)
-        cols = self.cols.on_image(self.taps_in_row, self.width)
+        cols = [reused(col) for col in self.cols.on_image(self.taps_in_row, self.width)]
         sums = total(
             [
                 where(

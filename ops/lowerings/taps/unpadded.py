@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import ceil_div
-from depthwise.ops.lowerings.taps.layout import Layout, shaped, spare_channels, where
+from depthwise.ops.lowerings.taps.layout import Layout, reused, shaped, spare_channels, where
 from depthwise.ops.lowerings.taps.line import PLACES_FUSED
 from depthwise.ops.lowerings.taps.once import once
 from depthwise.ops.lowerings.taps.walk import Walk, over_input, over_output_grad
@@ -70,8 +70,7 @@ def _stencil(spec: ConvSpec, image: tf.Tensor, w: tf.Tensor, rows: Walk, cols: W
     layout = Layout(spec, tf.shape(w))
     weights = layout.weights(w)
     on_rows = rows.on_image(spec.rows.taps, height)
-    # Tensors, one for all tap rows: of arrays, each use would make a node.
-    on_cols = [on if on.all() else tf.constant(on) for on in cols.on_image(spec.cols.taps, width)[..., np.newaxis]]
+    on_cols = [reused(on_col[:, np.newaxis]) for on_col in cols.on_image(spec.cols.taps, width)]
 
     def stretch(line: tf.Tensor, results: np.ndarray) -> tf.Tensor:
         """Of lines [lines, columns, channels], the results of these rows [lines, rows], which begin `edge` rows on."""
