@@ -92,7 +92,7 @@ class GoalsTest(unittest.TestCase):
         cliff = [replace(m, wall_ms=3 * m.wall_ms) if "NCHW" in m.case else m for m in proportional]
         self.assertAlmostEqual(verdict(goal, cliff).ratio, 3.0)
 
-    def test_every_target_has_cases(self):
+    def test_every_goal_has_cases(self):
         for goal in GOALS:
             self.assertGreater(verdict(goal, []).cases, 0, goal.text)
             self.assertTrue(math.isfinite(goal.limit))
@@ -126,7 +126,7 @@ class ReportTest(unittest.TestCase):
         self.assertTrue(within_noise(stock, layer))
         self.assertFalse(within_noise(stock, ours))
 
-    def test_targets_say_what_was_left_out(self):
+    def test_goals_say_what_was_left_out(self):
         found = [made_up("8x112x112x32 k3", name, "xla", ms) for name, ms in (("tf.nn", 100.0), ("depthwise", 1.0))]
         text = printed(show_goals, found)
         self.assertIn("partly measured", text)
