@@ -1,7 +1,8 @@
 """The op: depthwise_conv2d and explain; and what layers around it need to know."""
 
-from depthwise.ops.choose import check_lowering, without_islands
+from depthwise.ops.choose import check_lowering
 from depthwise.ops.depthwise import LOWERINGS, depthwise_conv2d, explain
 from depthwise.ops.gradients import may_be_differentiated
+from depthwise.ops.mode import without_islands
 
 __all__ = ["LOWERINGS", "check_lowering", "depthwise_conv2d", "explain", "may_be_differentiated", "without_islands"]

@@ -6,35 +6,18 @@ holds and whose lowering does not refuse. `explain` prints the lowering and the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 
 import tensorflow as tf
 from depthwise.ops.lowerings import BY_NAME
-from depthwise.ops.lowerings.base import CONTRACTIONS, Contraction, Mode, Plan
+from depthwise.ops.lowerings.base import CONTRACTIONS, Contraction, Plan
 from depthwise.ops.lowerings.native import is_padded_slowly
 from depthwise.ops.lowerings.native.kernels import onednn_computes
+from depthwise.ops.mode import Mode
 from depthwise.ops.spec import FLOATS, MOST_SPECS, ConvSpec, argument_error, shown
-
-# Private: TensorFlow offers no public way to ask. tests/ops/test_choose.py notices if a release changes it.
-try:
-    from tensorflow.python.framework.op_callbacks import should_invoke_op_callbacks
-except ImportError:  # pragma: no cover
-
-    def should_invoke_op_callbacks() -> bool:
-        return False
-
-
-try:
-    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
-except ImportError:  # pragma: no cover
-
-    def GraphOrParentsInXlaContext(graph: tf.Graph) -> bool:  # noqa: N802
-        return False
 
 
 @dataclass(frozen=True)
@@ -237,44 +220,6 @@ def check_lowering(lowering: object, whose: str = "depthwise_conv2d") -> None:
         kind = ValueError if isinstance(lowering, str) else TypeError
         names = ", ".join(repr(name) for name in _NAMES)
         raise argument_error("lowering", f"be one of {names}", shown(lowering), "'auto' takes every case.", kind, whose)
-
-
-def current_mode() -> Mode:
-    """Where the caller stands: "eager"; "xla" in a function that XLA compiles, at any depth; "export" in another one
-    under `without_islands`, or where a debugger adds to every op (`tf.debugging.enable_check_numerics`) what XLA does
-    not know; else "graph"."""
-    if tf.executing_eagerly():
-        return "eager"
-    if GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
-        return "xla"
-    return "export" if _WITHOUT_ISLANDS.get() or should_invoke_op_callbacks() else "graph"
-
-
-_WITHOUT_ISLANDS = ContextVar("without_islands", default=False)
-
-
-@contextmanager
-def without_islands() -> Iterator[None]:
-    """While this lasts, "auto" takes no islands, nor do gradients of what is called here.
-
-    For what is traced now to be written in another format, or to be served: converters do not know an island (ONNX), or
-    take it apart into a hundred ops (LiteRT), and every shape is compiled at its first call.
-
-    Example:
-      >>> import tensorflow as tf
-      >>> from depthwise.ops import depthwise_conv2d, without_islands
-      >>> @tf.function(input_signature=[tf.TensorSpec([8, 128, 56, 56])])
-      ... def served(x):
-      ...     with without_islands():
-      ...         return depthwise_conv2d(x, tf.ones([3, 3, 128, 1]), [1, 1, 1, 1], "SAME", "NCHW")
-      >>> "PartitionedCall" in {op.type for op in served.get_concrete_function().graph.get_operations()}
-      False
-    """
-    before = _WITHOUT_ISLANDS.set(True)
-    try:
-        yield
-    finally:
-        _WITHOUT_ISLANDS.reset(before)
 
 
 @lru_cache(maxsize=MOST_SPECS)

@@ -13,7 +13,7 @@ from depthwise.ops.autograph import not_converted
 from depthwise.ops.choose import Explanation
 from depthwise.ops.gradients import Trilinear
 from depthwise.ops.lowerings import BY_NAME
-from depthwise.ops.lowerings.base import Mode
+from depthwise.ops.mode import Mode, current_mode
 from depthwise.ops.spec import MOST_SPECS, ConvSpec, canonicalize, check_name, record
 
 LOWERINGS: tuple[str, ...] = tuple(BY_NAME)
@@ -99,7 +99,7 @@ def depthwise_conv2d(
     # Eager ops have no names: a scope for them would be a tenth of a small call's time.
     with nullcontext() if tf.executing_eagerly() else tf.name_scope(name or "depthwise_conv2d") as scope:
         spec, input, filter = canonicalize(input, filter, strides, padding, data_format, dilations)
-        output = _contractions(spec, lowering, choose.current_mode()).output(input, filter)
+        output = _contractions(spec, lowering, current_mode()).output(input, filter)
         return output if name is None or scope is None else tf.identity(output, scope)
 
 
@@ -144,7 +144,7 @@ def explain(
     check_name(name)
     choose.check_lowering(lowering)
     spec, _, _ = record(input, filter, strides, padding, data_format, dilations)
-    return choose.explanation(spec, lowering, choose.current_mode())
+    return choose.explanation(spec, lowering, current_mode())
 
 
 @lru_cache(maxsize=MOST_SPECS)

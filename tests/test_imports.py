@@ -12,25 +12,29 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("ops", "layers", "conformance")
 LIBRARIES = {"numpy", "tensorflow"}
 EVERYONE = {"__future__", *sys.stdlib_module_names}
-BENEATH = ("ops.spec", "ops.geometry", "ops.lowerings.base", "ops.lowerings.total")
+BENEATH = ("ops.spec", "ops.geometry", "ops.mode", "ops.lowerings.base", "ops.lowerings.total")
 """What both lowerings that compute are built on."""
 
 # A file or folder, the modules of this package that it may import, and the libraries. The longest path counts.
 RULES = {
     "ops/autograph.py": ((), LIBRARIES),
     "ops/geometry.py": ((), {"tensorflow"}),
+    "ops/mode.py": ((), {"tensorflow"}),
     "ops/spec.py": (("ops.geometry",), LIBRARIES),
-    "ops/lowerings/base.py": (("ops.spec",), LIBRARIES),
-    "ops/lowerings/total.py": ((), {"tensorflow"}),
+    "ops/lowerings/base.py": (("ops.spec", "ops.mode"), LIBRARIES),
+    "ops/lowerings/total.py": (("ops.mode",), {"tensorflow"}),
     "ops/lowerings/native": ((*BENEATH, "ops.lowerings.native"), LIBRARIES),
     "ops/lowerings/taps": ((*BENEATH, "ops.lowerings.taps"), LIBRARIES),
-    "ops/lowerings/in_function.py": (("ops.spec", "ops.geometry", "ops.lowerings.base"), LIBRARIES),
-    "ops/lowerings/portable.py": (("ops.spec", "ops.geometry", "ops.lowerings.base"), LIBRARIES),
+    "ops/lowerings/in_function.py": (("ops.spec", "ops.mode", "ops.lowerings.base"), LIBRARIES),
+    "ops/lowerings/portable.py": (("ops.spec", "ops.mode", "ops.lowerings.base"), LIBRARIES),
     "ops/lowerings/__init__.py": (("ops.lowerings",), ()),
     "ops/gradients.py": (("ops.spec", "ops.geometry", "ops.lowerings"), LIBRARIES),
-    "ops/choose.py": (("ops.spec", "ops.lowerings"), LIBRARIES),
-    "ops/depthwise.py": (("ops.autograph", "ops.spec", "ops.gradients", "ops.lowerings", "ops.choose"), LIBRARIES),
-    "ops/__init__.py": (("ops.depthwise", "ops.choose", "ops.gradients"), ()),
+    "ops/choose.py": (("ops.spec", "ops.mode", "ops.lowerings"), LIBRARIES),
+    "ops/depthwise.py": (
+        ("ops.autograph", "ops.spec", "ops.mode", "ops.gradients", "ops.lowerings", "ops.choose"),
+        LIBRARIES,
+    ),
+    "ops/__init__.py": (("ops.depthwise", "ops.mode", "ops.choose", "ops.gradients"), ()),
     "layers": (("ops", "layers"), {"tensorflow", "keras"}),
     "conformance": (("ops", "layers", "conformance"), None),
     "conformance/oracle.py": ((), {"numpy"}),

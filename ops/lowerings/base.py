@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 import tensorflow as tf
+from depthwise.ops.mode import Mode
 from depthwise.ops.spec import ConvSpec
 
 Contraction: TypeAlias = Literal["output", "input_grad", "filter_grad"]
 CONTRACTIONS: tuple[Contraction, ...] = ("output", "input_grad", "filter_grad")
-Mode: TypeAlias = Literal["eager", "graph", "export", "xla"]
-"""Where the op stands: called eagerly, traced into a graph, into one that may be exported to another format, or into
-one that XLA will compile."""
 
 
 class Lowering(Protocol):

@@ -14,7 +14,8 @@ from functools import cache, lru_cache
 from typing import Any
 
 import tensorflow as tf
-from depthwise.ops.lowerings.base import Contraction, Lowering, Mode
+from depthwise.ops.lowerings.base import Contraction, Lowering
+from depthwise.ops.mode import Mode
 from depthwise.ops.spec import MOST_SPECS, ConvSpec
 
 

@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import tensorflow as tf
-from depthwise.ops.lowerings.base import Contraction, Lowering, Mode
+from depthwise.ops.lowerings.base import Contraction, Lowering
+from depthwise.ops.mode import Mode
 from depthwise.ops.spec import ConvSpec
 
 raw = tf.raw_ops

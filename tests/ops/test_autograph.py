@@ -52,6 +52,6 @@ class AutographTest(unittest.TestCase):
             converted.append(converted_names())
             return "graph"
 
-        with mock.patch("depthwise.ops.choose.current_mode", spied):
+        with mock.patch("depthwise.ops.depthwise.current_mode", spied):
             explained.get_concrete_function(tf.ones([1, 5, 5, 2]), tf.ones([3, 3, 2, 1]))
         self.assertEqual(converted, [{"tf__explained"}])

@@ -1,4 +1,4 @@
-"""The chooser's table, how it sees compilation, and that `explain` tells what the graph and XLA's code then hold."""
+"""The chooser's table, and that `explain` tells what the graph and XLA's code then hold."""
 
 import contextlib
 import itertools
@@ -6,8 +6,8 @@ import unittest
 
 import numpy as np
 import tensorflow as tf
-from depthwise.ops import LOWERINGS, choose, depthwise_conv2d, explain, without_islands
-from depthwise.ops.choose import TABLE, current_mode
+from depthwise.ops import LOWERINGS, depthwise_conv2d, explain, without_islands
+from depthwise.ops.choose import TABLE
 from depthwise.ops.lowerings.native.kernels import onednn_runs_grouped_convolutions
 from parameterized import parameterized
 
@@ -20,40 +20,6 @@ def traced(function, **options):
     seen = []
     tf.function(lambda: seen.append(function()), autograph=False, **options)()
     return seen[0]
-
-
-class CompilationTest(unittest.TestCase):
-    """How TensorFlow shows that a function will be compiled. A release that changes it must be noticed."""
-
-    def test_the_imports_are_there(self):
-        self.assertEqual(choose.should_invoke_op_callbacks.__module__, "tensorflow.python.framework.op_callbacks")
-        self.assertEqual(choose.GraphOrParentsInXlaContext.__module__, "tensorflow.python.ops.control_flow_util")
-
-    def test_seen(self):
-        self.assertEqual(current_mode(), "eager")
-        self.assertEqual(traced(current_mode), "graph")
-        self.assertEqual(traced(current_mode, jit_compile=True), "xla")
-
-    def test_seen_from_inner_functions_and_control_flow(self):
-        def in_a_function():
-            return traced(current_mode)
-
-        def in_a_branch():
-            seen = []
-            tf.cond(tf.random.uniform([]) < 2, lambda: seen.append(current_mode()) or 0.0, lambda: 0.0)
-            return seen[0]
-
-        def in_a_loop():
-            seen = []
-            tf.while_loop(lambda i: i < 1, lambda i: seen.append(current_mode()) or i + 1, [tf.constant(0)])
-            return seen[0]
-
-        for function in (in_a_function, in_a_branch, in_a_loop):
-            self.assertEqual(traced(function, jit_compile=True), "xla", function.__name__)
-            self.assertEqual(traced(function), "graph", function.__name__)
-
-    def test_seen_where_an_inner_function_alone_is_compiled(self):
-        self.assertEqual(traced(lambda: traced(current_mode, jit_compile=True)), "xla")
 
 
 class TableTest(unittest.TestCase):

@@ -27,7 +27,7 @@ from typing import Any
 
 import tensorflow as tf
 from depthwise.ops.geometry import at_least_zero, common_phases
-from depthwise.ops.lowerings.base import Contraction, Lowering, Mode
+from depthwise.ops.lowerings.base import Contraction, Lowering
 from depthwise.ops.lowerings.native.kernels import (
     Grouped,
     Kernel,
@@ -38,6 +38,7 @@ from depthwise.ops.lowerings.native.kernels import (
     padded,
 )
 from depthwise.ops.lowerings.native.phased import Phased
+from depthwise.ops.mode import Mode
 from depthwise.ops.spec import FLOATS, MOST_SPECS, ConvSpec
 
 raw = tf.raw_ops

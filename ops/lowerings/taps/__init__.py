@@ -8,9 +8,10 @@ from __future__ import annotations
 from types import ModuleType
 
 import tensorflow as tf
-from depthwise.ops.lowerings.base import Contraction, Mode
+from depthwise.ops.lowerings.base import Contraction
 from depthwise.ops.lowerings.taps import commuted, correlate, end_to_end, padded, stencil, strided, tap_by_tap, unpadded
 from depthwise.ops.lowerings.taps.layout import is_large, is_sized
+from depthwise.ops.mode import Mode
 from depthwise.ops.spec import ConvSpec
 
 
