@@ -100,8 +100,8 @@ def _expected(case: Case, contraction: str, a: Any, b: Any) -> dict[str, Any]:
     }
     function, extra = {
         "output": (oracle.value, {}),
-        "input_grad": (oracle.input_gradient, {"input_shape": case.input_shape}),
-        "filter_grad": (oracle.filter_gradient, {"filter_shape": case.filter_shape}),
+        "input_grad": (oracle.input_grad, {"input_shape": case.input_shape}),
+        "filter_grad": (oracle.filter_grad, {"filter_shape": case.filter_shape}),
     }[contraction]
     geometry |= extra
     a, b = a.astype(np.float64), b.astype(np.float64)

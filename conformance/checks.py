@@ -111,7 +111,7 @@ def _spread(actual: Array, expected: Array, deviation: Array) -> Spread:
 def shape(evidence: Evidence) -> Finding:
     """Every result has the shape of the formula, also as it is known before running."""
     case, first = evidence.problem.case, evidence.first
-    shapes = {"value": case.output_shape, "input_gradient": case.input_shape, "filter_gradient": case.filter_shape}
+    shapes = {"value": case.output_shape, "input_grad": case.input_shape, "filter_grad": case.filter_shape}
     for name, should in shapes.items():
         if name in first.arrays and first.arrays[name].shape != should:
             return Finding(False, detail=f"{name}.shape={first.arrays[name].shape}, but should be {should}")

@@ -14,8 +14,8 @@ from depthwise.conformance.case import Case
 
 Array = npt.NDArray[Any]
 
-FIRST_ORDER = ("value", "input_gradient", "filter_gradient")
-# The derivatives of sum(input_gradient * u) and sum(filter_gradient * v): what a second tape must return.
+FIRST_ORDER = ("value", "input_grad", "filter_grad")
+# The derivatives of sum(input_grad * u) and sum(filter_grad * v): what a second tape must return.
 SECOND_ORDER = ("dx_by_filter", "dx_by_cotangent", "dw_by_input", "dw_by_cotangent")
 
 # Integers up to 2**p are exact in these types; results of half types are rounded once from exact float32 sums.
@@ -97,16 +97,16 @@ class Problem:
         case = self.case
         shapes: dict[oracle.Contraction, dict[str, Any]] = {
             oracle.value: {},
-            oracle.input_gradient: {"input_shape": case.input_shape},
-            oracle.filter_gradient: {"filter_shape": case.filter_shape},
+            oracle.input_grad: {"input_shape": case.input_shape},
+            oracle.filter_grad: {"filter_shape": case.filter_shape},
         }
         operands: dict[str, tuple[oracle.Contraction, Array, Array]] = {
             "value": (oracle.value, self.x, self.w),
-            "input_gradient": (oracle.input_gradient, self.w, self.dy),
-            "filter_gradient": (oracle.filter_gradient, self.x, self.dy),
-            "dx_by_filter": (oracle.filter_gradient, self.u, self.dy),
+            "input_grad": (oracle.input_grad, self.w, self.dy),
+            "filter_grad": (oracle.filter_grad, self.x, self.dy),
+            "dx_by_filter": (oracle.filter_grad, self.u, self.dy),
             "dx_by_cotangent": (oracle.value, self.u, self.w),
-            "dw_by_input": (oracle.input_gradient, self.v, self.dy),
+            "dw_by_input": (oracle.input_grad, self.v, self.dy),
             "dw_by_cotangent": (oracle.value, self.x, self.v),
         }
         contraction, a, b = operands[name]
@@ -121,7 +121,7 @@ class Problem:
         terms = oracle.terms(contraction, a, b, **keywords)
         bound = tolerance.error_bound(values, magnitude, terms, case.dtype)
         if case.data == "special":
-            over_padding = contraction is oracle.filter_gradient
+            over_padding = contraction is oracle.filter_grad
             return Expected(values, bound, nan_too=_over_padding(a, b, keywords) if over_padding else None)
         if self.dtype.kind == "c":
             return Expected(values, bound)
@@ -142,7 +142,7 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
 def _over_padding(x: Array, dy: Array, keywords: dict[str, Any]) -> Array:
     """Where in the filter's gradient an element of dy that is not finite lies over padding of x."""
     odd = (~np.isfinite(dy)).astype(np.int64)
-    met = oracle.filter_gradient(np.ones(x.shape, np.int64), odd, **keywords)
+    met = oracle.filter_grad(np.ones(x.shape, np.int64), odd, **keywords)
     channel = 3 if keywords["data_format"] == "NHWC" else 1
     everywhere = odd.sum(axis=tuple(axis for axis in range(4) if axis != channel)).reshape(met.shape[2:])
     return np.asarray(met < everywhere)

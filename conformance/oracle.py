@@ -177,7 +177,7 @@ def value(
     return _from_nhwc(y.reshape(batch, rows.out, columns.out, channels * multiplier), data_format)
 
 
-def input_gradient(
+def input_grad(
     w: Array,
     dy: Array,
     *,
@@ -202,7 +202,7 @@ def input_gradient(
       ValueError: as `output_shape`, or dy hasn't the output's shape.
 
     Example:
-      >>> input_gradient(np.ones((1, 1, 1, 2)), np.ones((1, 1, 2, 2)), input_shape=(1, 1, 2, 1)).ravel().tolist()
+      >>> input_grad(np.ones((1, 1, 1, 2)), np.ones((1, 1, 2, 2)), input_shape=(1, 1, 2, 1)).ravel().tolist()
       [2.0, 2.0]
     """
     _check_cotangent(dy, input_shape, w.shape, strides, padding, dilations, data_format)
@@ -218,7 +218,7 @@ def input_gradient(
     return _from_nhwc(dx, data_format)
 
 
-def filter_gradient(
+def filter_grad(
     x: Array,
     dy: Array,
     *,
@@ -244,7 +244,7 @@ def filter_gradient(
 
     Example:
       >>> x = np.array([1.0, 2.0]).reshape(1, 1, 2, 1)
-      >>> filter_gradient(x, np.ones((1, 1, 2, 1)), filter_shape=(1, 1, 1, 1)).item()
+      >>> filter_grad(x, np.ones((1, 1, 2, 1)), filter_shape=(1, 1, 1, 1)).item()
       3.0
     """
     _check_cotangent(dy, x.shape, filter_shape, strides, padding, dilations, data_format)
@@ -264,7 +264,7 @@ def magnitude(contraction: Contraction, a: Array, b: Array, **geometry: Any) -> 
     """Sum of |a||b| over the terms of each element: what the error bound is measured in.
 
     Args:
-      contraction: `value`, `input_gradient` or `filter_gradient`.
+      contraction: `value`, `input_grad` or `filter_grad`.
       a, b: its two arrays.
       **geometry: its keyword arguments.
 

@@ -27,11 +27,11 @@ _TEMPLATES = Environment(
 # the first tape differentiates by and with which cotangent the second one starts.
 _RESULTS: dict[str, dict[str, Any]] = {
     "value": {"contraction": "value", "operands": "x, w"},
-    "input_gradient": {"contraction": "input_gradient", "operands": "w, dy", "source": "x"},
-    "filter_gradient": {"contraction": "filter_gradient", "operands": "x, dy", "source": "w"},
-    "dx_by_filter": {"contraction": "filter_gradient", "operands": "u, dy", "source": "w"},
+    "input_grad": {"contraction": "input_grad", "operands": "w, dy", "source": "x"},
+    "filter_grad": {"contraction": "filter_grad", "operands": "x, dy", "source": "w"},
+    "dx_by_filter": {"contraction": "filter_grad", "operands": "u, dy", "source": "w"},
     "dx_by_cotangent": {"contraction": "value", "operands": "u, w", "source": "dy"},
-    "dw_by_input": {"contraction": "input_gradient", "operands": "v, dy", "source": "x"},
+    "dw_by_input": {"contraction": "input_grad", "operands": "v, dy", "source": "x"},
     "dw_by_cotangent": {"contraction": "value", "operands": "x, v", "source": "dy"},
 }
 

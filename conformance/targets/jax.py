@@ -38,7 +38,7 @@ class JaxTarget:
                 return {"value": _convolve(x, w, case)}
             y, backward = jax.vjp(lambda a, b: _convolve(a, b, case), x, w)
             dx, dw = backward(dy)
-            found = {"value": y, "input_gradient": dx, "filter_gradient": dw}
+            found = {"value": y, "input_grad": dx, "filter_grad": dw}
             return {name: found[name] for name in wanted}
 
         device = jax.devices("gpu" if case.device == "GPU" else case.device.lower())[0]

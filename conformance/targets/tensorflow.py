@@ -134,7 +134,7 @@ def _differentiated(
             inner.watch([x, w])
             y = op(x, w)
         # One tape for both gradients, as training has it, unless one of them alone is asked for.
-        sources = {"input_gradient": x, "filter_gradient": w}
+        sources = {"input_grad": x, "filter_grad": w}
         names = [name for name in sources if second or name in first]
         gradients = inner.gradient(y, [sources[name] for name in names], output_gradients=dy)
         found = {"value": y, **dict(zip(names, gradients, strict=True))}
@@ -146,8 +146,8 @@ def _differentiated(
 def _second(tape: Any, found: dict[str, Tensor], tensors: tuple[Tensor, ...]) -> dict[str, Tensor]:
     x, w, dy, u, v = tensors
     with tape.stop_recording():
-        of_dx = tape.gradient(found["input_gradient"], [w, dy], output_gradients=u)
-        of_dw = tape.gradient(found["filter_gradient"], [x, dy], output_gradients=v)
+        of_dx = tape.gradient(found["input_grad"], [w, dy], output_gradients=u)
+        of_dw = tape.gradient(found["filter_grad"], [x, dy], output_gradients=v)
     return dict(zip(SECOND_ORDER, [*of_dx, *of_dw], strict=True))
 
 

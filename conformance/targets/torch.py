@@ -38,10 +38,10 @@ class TorchTarget:
             x.grad = w.grad = None
             y = _convolve(x, w, case)
             arrays = {"value": _array(y, problem)}
-            gradients = [name for name in ("input_gradient", "filter_gradient") if name in wanted]
+            gradients = [name for name in ("input_grad", "filter_grad") if name in wanted]
             if gradients:
                 y.backward(dy.detach())
-                found = {"input_gradient": x.grad, "filter_gradient": w.grad}
+                found = {"input_grad": x.grad, "filter_grad": w.grad}
                 arrays |= {name: _array(found[name], problem) for name in gradients if found[name] is not None}
             return Outputs({n: arrays[n] for n in arrays if n in wanted}, None, [_array(a, problem) for a in (x, w)])
 

@@ -46,8 +46,8 @@ class ChecksTest(unittest.TestCase):
 
     def test_missing_gradient(self):
         outputs, again = right(Problem(CASE)), right(Problem(CASE))
-        del outputs.arrays["input_gradient"], again.arrays["input_gradient"]
-        self.assertEqual(red(outputs, again), {"input_gradient"})
+        del outputs.arrays["input_grad"], again.arrays["input_grad"]
+        self.assertEqual(red(outputs, again), {"input_grad"})
 
     def test_wrong_shape(self):
         outputs = right(Problem(CASE))
@@ -69,7 +69,7 @@ class ChecksTest(unittest.TestCase):
     def test_wrong_dtype(self):
         outputs, again = right(Problem(CASE)), right(Problem(CASE))
         for one in (outputs, again):
-            one.arrays["filter_gradient"] = one.arrays["filter_gradient"].astype(np.float64)
+            one.arrays["filter_grad"] = one.arrays["filter_grad"].astype(np.float64)
         self.assertEqual(red(outputs, again), {"dtype"})
 
     @parameterized.expand([(0,), (1,)])
@@ -80,7 +80,7 @@ class ChecksTest(unittest.TestCase):
 
     def test_integer_data_tolerate_nothing(self):
         problem = Problem(parse("in=1x6x6x2 filter=3x3x1 dtype=bfloat16 data=integer"))
-        for name in ("value", "input_gradient", "filter_gradient"):
+        for name in ("value", "input_grad", "filter_grad"):
             self.assertEqual(problem.expected(name).bound.max(), 0.0)
             exact = problem.expected(name).values
             np.testing.assert_array_equal(exact, exact.astype(problem.dtype).astype(np.float64))
@@ -94,7 +94,7 @@ class ChecksTest(unittest.TestCase):
         problem = Problem(parse("in=1x4x4x1 filter=3x3x1 data=special"))
         problem.dy[...] = 1.0
         problem.dy[0, 0, 1, 0] = np.inf  # in the first row: its upper taps lie over padding
-        expected = problem.expected("filter_gradient")
+        expected = problem.expected("filter_grad")
         self.assertEqual(expected.nan_too[..., 0, 0].tolist(), [[True] * 3, [False] * 3, [False] * 3])
 
 

@@ -116,11 +116,11 @@ class FileTest(unittest.TestCase):
 
     def test_statistics_are_added_and_taken_out_like_cases(self):
         kind = parse("in=0x0x0x0 filter=1x1x1 dtype=float16 mode=graph")
-        check = "statistics:input_gradient"
+        check = "statistics:input_grad"
         self.assertEqual(expectations.update(self.path, found(failure(kind, check=check)), []), 1)
         (entry,) = expectations.read(self.path)
         eager = replace(kind, mode="eager")
-        run = found(failure(kind, check=check), failure(eager, check=check), failure(kind, check="input_gradient"))
+        run = found(failure(kind, check=check), failure(eager, check=check), failure(kind, check="input_grad"))
         marked, stale = expectations.apply(run, [entry])
         self.assertEqual([result.outcome for result in marked.results], ["EXPECTED", "FAIL", "FAIL"])
         self.assertEqual(stale, [])

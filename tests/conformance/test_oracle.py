@@ -66,10 +66,8 @@ class OracleTest(unittest.TestCase):
         x, y, dx, dy = map(place, (x, y, dx, dy))
         self.assertEqual(oracle.output_shape(x.shape, w.shape, **kw), y.shape)
         np.testing.assert_allclose(oracle.value(x, w, **kw), y, rtol=1e-12, atol=1e-12)
-        np.testing.assert_allclose(oracle.input_gradient(w, dy, input_shape=x.shape, **kw), dx, rtol=1e-12, atol=1e-12)
-        np.testing.assert_allclose(
-            oracle.filter_gradient(x, dy, filter_shape=w.shape, **kw), dw, rtol=1e-12, atol=1e-12
-        )
+        np.testing.assert_allclose(oracle.input_grad(w, dy, input_shape=x.shape, **kw), dx, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(oracle.filter_grad(x, dy, filter_shape=w.shape, **kw), dw, rtol=1e-12, atol=1e-12)
 
     @parameterized.expand(
         [
@@ -93,8 +91,8 @@ class OracleTest(unittest.TestCase):
 
     def test_complex_gradients_conjugate(self):
         w, dy = np.full((1, 1, 1, 1), 1j), np.full((1, 1, 1, 1), 2.0 + 0j)
-        self.assertEqual(oracle.input_gradient(w, dy, input_shape=(1, 1, 1, 1)).item(), -2j)
-        self.assertEqual(oracle.filter_gradient(w, dy, filter_shape=(1, 1, 1, 1)).item(), -2j)
+        self.assertEqual(oracle.input_grad(w, dy, input_shape=(1, 1, 1, 1)).item(), -2j)
+        self.assertEqual(oracle.filter_grad(w, dy, filter_shape=(1, 1, 1, 1)).item(), -2j)
 
     def test_terms_magnitude_and_squares(self):
         x = np.array([1.0, -2.0, 3.0]).reshape(1, 3, 1, 1)
@@ -116,7 +114,7 @@ class OracleTest(unittest.TestCase):
 
     def test_refuses_a_cotangent_of_another_shape(self):
         with self.assertRaisesRegex(ValueError, "dy"):
-            oracle.input_gradient(np.ones((1, 1, 1, 1)), np.ones((1, 2, 2, 1)), input_shape=(1, 3, 2, 1))
+            oracle.input_grad(np.ones((1, 1, 1, 1)), np.ones((1, 2, 2, 1)), input_shape=(1, 3, 2, 1))
 
 
 def geometry_of(row):

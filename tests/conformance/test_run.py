@@ -77,7 +77,7 @@ class RunTest(unittest.TestCase):
         )
         found = run([f"{file}:op"], [parse(PLAIN)], jobs=1, reference=None)
         results = {check: outcome for (_, check), outcome in outcomes(found, f"{file}:op").items()}
-        for gradient in ("input_gradient", "filter_gradient"):  # formed by one backward pass, in which it aborts
+        for gradient in ("input_grad", "filter_grad"):  # formed by one backward pass, in which it aborts
             self.assertEqual(results.pop(gradient), "CRASH")
         self.assertEqual(set(results.values()), {"PASS"})
 

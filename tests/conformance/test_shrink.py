@@ -77,10 +77,10 @@ class ScriptTest(unittest.TestCase):
 
     @parameterized.expand(
         [
-            ("determinism", "tf.random.normal(w.shape)", "filter_gradient differs"),
-            ("shape", "w[..., :1]", "filter_gradient's shape is"),
-            ("dtype", "tf.cast(w, tf.float64)", "filter_gradient's dtype is float64"),
-            ("dtype", "once(tf.cast(w * tf.norm(dy), tf.float64))", "filter_gradient's dtype is float64", 2),
+            ("determinism", "tf.random.normal(w.shape)", "filter_grad differs"),
+            ("shape", "w[..., :1]", "filter_grad's shape is"),
+            ("dtype", "tf.cast(w, tf.float64)", "filter_grad's dtype is float64"),
+            ("dtype", "once(tf.cast(w * tf.norm(dy), tf.float64))", "filter_grad's dtype is float64", 2),
         ]
     )
     def test_a_script_shows_what_a_gradient_alone_fails(self, check, gradient, words, order=1):
@@ -101,7 +101,7 @@ class ScriptTest(unittest.TestCase):
     def test_a_script_can_be_written_for_every_check_of_every_case(self):
         for case in cases("quick"):
             for check in checks_of(case):
-                for shown_by in ((), ("filter_gradient",), results_of(checks_of(case))):
+                for shown_by in ((), ("filter_grad",), results_of(checks_of(case))):
                     text = repro.script(Result("tf", case, check, "FAIL", shown_by=shown_by), case)
                     compile(text, "repro.py", "exec")
 
@@ -109,8 +109,8 @@ class ScriptTest(unittest.TestCase):
         [
             ("in=2x5x4x2 filter=3x2x2 strides=2x2", "value"),
             ("in=2x5x4x2 filter=3x2x2 format=NCHW dtype=bfloat16", "value"),
-            ("in=2x5x4x2 filter=3x2x2 padding=1,0,2,1 mode=dynamic", "input_gradient"),
-            ("in=2x5x4x2 filter=3x2x2 data=integer dtype=float16 mode=graph", "filter_gradient"),
+            ("in=2x5x4x2 filter=3x2x2 padding=1,0,2,1 mode=dynamic", "input_grad"),
+            ("in=2x5x4x2 filter=3x2x2 data=integer dtype=float16 mode=graph", "filter_grad"),
             ("in=2x5x4x2 filter=3x2x2 order=2", "dw_by_cotangent"),
             ("in=2x5x4x2 filter=3x2x2 order=2 dilations=2x1", "dx_by_filter"),
             ("in=2x5x4x2 filter=3x2x2 data=special", "value"),

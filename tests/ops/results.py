@@ -13,7 +13,7 @@ unknown_filter and unknown_filter_xla, where the filter's height and width are N
 nothing else is.)"""
 ELEMENTARY = ("native", "taps")
 """The lowerings that compute. Portable and island are made of them: what they add is shown on a few cases."""
-FIRST = ("value", "input_gradient", "filter_gradient")
+FIRST = ("value", "input_grad", "filter_grad")
 
 
 def in_mode(function, mode, case, *shapes):

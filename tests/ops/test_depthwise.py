@@ -202,8 +202,8 @@ class ArgumentTest(unittest.TestCase):
         with tf.GradientTape() as tape:
             y = depthwise_conv2d(x, w, [1, 2, 2, 1], "SAME")
         dx, dw = tape.gradient(y, [x, w], self.problem.dy)
-        compare(self, dx, self.problem.expected("input_gradient"), "float32", "dx")
-        compare(self, dw, self.problem.expected("filter_gradient"), "float32", "dw")
+        compare(self, dx, self.problem.expected("input_grad"), "float32", "dx")
+        compare(self, dw, self.problem.expected("filter_grad"), "float32", "dw")
 
     def test_name(self):
         with tf.Graph().as_default():

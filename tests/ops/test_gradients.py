@@ -157,7 +157,7 @@ class VectorizedTest(unittest.TestCase):
 
         run = tf.function(jacobians, autograph=False) if in_function else jacobians
         tensors = tf.constant(problem.x), tf.constant(problem.w)
-        for rows, name in zip(run(*tensors), ("input_gradient", "filter_gradient"), strict=True):
+        for rows, name in zip(run(*tensors), ("input_grad", "filter_grad"), strict=True):
             gradient = tf.tensordot(tf.constant(problem.dy), rows, 4)
             compare(self, gradient, problem.expected(name), problem.case.dtype, f"{name} [{lowering}, {notation}]")
 

@@ -57,7 +57,7 @@ class PlaceTest(unittest.TestCase):
         self.expected(over_filter[0])
         self.expected(over_filter[2] / 2)
         np.testing.assert_allclose(over_both[1], -over_input[1], rtol=1e-6)
-        self.expected(dx[:, 0], "input_gradient")
+        self.expected(dx[:, 0], "input_grad")
         for i in range(3):
             alone = self.gradient(x[i], self.w, dy[i], lowering)[1]
             np.testing.assert_allclose(dw[i], alone, rtol=1e-4, atol=1e-5)
@@ -104,8 +104,8 @@ class PlaceTest(unittest.TestCase):
             return tape.gradient(y, [x, w], dy)
 
         dx, dw = run(self.x, self.dy)
-        self.expected(dx, "input_gradient")
-        self.expected(dw, "filter_gradient")
+        self.expected(dx, "input_grad")
+        self.expected(dw, "filter_grad")
 
     @parameterized.expand(itertools.product(LOWERINGS))
     def test_mirrored_strategy(self, lowering):
@@ -125,7 +125,7 @@ class PlaceTest(unittest.TestCase):
         y, dw = step()
         for replica in range(2):
             self.expected(strategy.experimental_local_results(y)[replica])
-            self.expected(strategy.experimental_local_results(dw)[replica], "filter_gradient")
+            self.expected(strategy.experimental_local_results(dw)[replica], "filter_grad")
 
     @parameterized.expand([*itertools.product(ELEMENTARY, (True, False)), ("portable", False)])
     def test_session(self, lowering, known):
@@ -183,8 +183,8 @@ class PlaceTest(unittest.TestCase):
             thread.join()
         self.assertEqual(len(found), 40)
         for dx, dw in found:
-            self.expected(dx, "input_gradient")
-            self.expected(dw, "filter_gradient")
+            self.expected(dx, "input_grad")
+            self.expected(dw, "filter_grad")
 
     @parameterized.expand(itertools.product(ELEMENTARY, ("graph", "xla")))
     def test_the_same_bits_every_time(self, lowering, mode):
@@ -252,7 +252,7 @@ for lowering in {lowerings!r}:
         y = model.run(x)
     dx, dw = tape.gradient(y, [x, model.w], data["dy"])
     compiled = tf.function(model.run, jit_compile=True, autograph=False)(x)
-    found = dict(value=y, input_gradient=dx, filter_gradient=dw, compiled=compiled)
+    found = dict(value=y, input_grad=dx, filter_grad=dw, compiled=compiled)
     np.savez({folder!r} + "/" + lowering + "/found.npz", **found)
 assert "depthwise.ops" not in sys.modules
 """

@@ -61,7 +61,7 @@ class ModeTest(unittest.TestCase):
             return make(tf.nn.depthwise_conv2d(input, filter, **arguments))
 
         problem = Problem(parse("in=1x5x6x3 filter=3x3x2"))
-        for wanted in (["value"], ["value", "input_gradient"]):
+        for wanted in (["value"], ["value", "input_grad"]):
             with self.assertRaisesRegex(TypeError, f"must return a tf.Tensor, got .*{kind}"):
                 TensorFlowTarget(op).prepare(problem, wanted)()
 
