@@ -206,12 +206,12 @@ def _scripts(options: argparse.Namespace, found: Run, limits: Limits) -> dict[Re
             result = next(filter(worth_shrinking, cell.results), None)
             if result is None:
                 continue
-            case = result.case
+            shown = result
             if left:
                 left -= 1
-                case = shrink(result, limits)
-                Console().print(f"{target} {result.check}: {repro.write(options.repros, result, case)}", markup=False)
-            scripts[result] = repro.script(result, case)
+                shown = shrink(result, limits)
+                Console().print(f"{target} {shown.check}: {repro.write(options.repros, shown)}", markup=False)
+            scripts[result] = repro.script(shown)
     return scripts
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from depthwise.conformance import targets
+from depthwise.conformance.results import printable
 
 _FAULT = "fault:"
 _START_SECONDS = 180.0  # importing a framework on a busy machine
@@ -157,7 +158,7 @@ class Worker:
         # A failed check of TensorFlow's is what ended the process; the stack follows it. What it logs has nothing to do
         # with that.
         said = [line for line in lines if "Check failed" in line] or [line for line in lines if not _LOGGED(line)]
-        return WorkerLostError("CRASH", f"{how}: {said[-1][-300:]}" if said else how)
+        return WorkerLostError("CRASH", f"{how}: {printable(said[-1])[-300:]}" if said else how)
 
 
 class Workers:

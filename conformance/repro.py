@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +42,15 @@ def possible(target: str) -> bool:
     return target not in ("torch", "jax", "litert")
 
 
-def script(result: Result, case: Case) -> str:
-    """The text of a script that shows the failure.
-
-    Args:
-      result: what failed.
-      case: the case to show it on, usually a shrunk one.
+def script(result: Result) -> str:
+    """The text of a script that shows a failure, usually a shrunk one.
 
     Returns:
       Python source. It exits 1 (or crashes) where the failure shows, and 0 where it doesn't.
     """
+    case = result.case
     module, call, environment = _how_to_call(result.target)
-    asked = _asked(result, case)
+    asked = _asked(result)
     how = _RESULTS[asked[0]]
     problem = Problem(case)
     unit, unit_out = unit_roundoffs(case.dtype) if "int" not in case.dtype else (0.0, 0.0)
@@ -63,6 +61,7 @@ def script(result: Result, case: Case) -> str:
         arguments = {name: malformed[name] for name in arguments}
     return _TEMPLATES.get_template("repro.py.j2").render(
         result=result,
+        detail=textwrap.wrap(result.detail, 118),
         case=case,
         problem=problem,
         module=module,
@@ -85,19 +84,19 @@ def script(result: Result, case: Case) -> str:
     )
 
 
-def write(folder: Path, result: Result, case: Case) -> Path:
+def write(folder: Path, result: Result) -> Path:
     """Writes the script into a folder, which is made; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
-    words = f"{result.target} {result.check} {case}"
+    words = f"{result.target} {result.check} {result.case}"
     path = folder / (re.sub(r"[^A-Za-z0-9]+", "_", words)[:150] + ".py")
-    path.write_text(script(result, case))
+    path.write_text(script(result), encoding="utf-8")
     return path
 
 
-def _asked(result: Result, case: Case) -> tuple[str, ...]:
+def _asked(result: Result) -> tuple[str, ...]:
     """The results that it takes to show the failure."""
     if len(result.shown_by) > 1:  # all of them; a shrunk case may have fewer
-        return results_of(checks_of(case))
+        return results_of(checks_of(result.case))
     return result.shown_by or ((result.check,) if result.check in _RESULTS else ("value",))
 
 

@@ -16,6 +16,11 @@ FAILURES = (FAIL, CRASH, TIMEOUT)
 REFUSES = "REFUSES"  # of the reference alone: it raises an error where the formula has a value
 
 
+def printable(text: str) -> str:
+    """What a target said, with escapes for what no file or terminal takes: control characters, lone surrogates."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 @dataclass(frozen=True)
 class Result:
     """What one check of one case found about one target.

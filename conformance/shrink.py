@@ -14,51 +14,48 @@ from depthwise.conformance.results import FAILURES, Result
 _MOST_SECONDS = 60.0  # for one failure: a crash costs a new process in every trial
 
 
-def shrink(result: Result, limits: Limits) -> Case:
-    """Makes a failed case smaller for as long as the same check fails with the same outcome.
+def shrink(result: Result, limits: Limits) -> Result:
+    """Makes a failed case smaller for as long as the same check fails likewise: with the same outcome, and the same
+    kind of error.
 
     Args:
       result: a failure of a check on one case.
       limits: for each trial.
 
     Returns:
-      A case that fails likewise, at most as large as the result's. The result's own where nothing smaller fails.
+      The failure on the smallest case that was found. The result itself where nothing smaller fails.
     """
-    with _Trials(result, limits) as fails:
-        best = result.case
-        shrunk = True
-        while shrunk:
-            shrunk = False
-            for smaller in _smaller(best):
-                if fails(smaller):
-                    best, shrunk = smaller, True
-                    break
-    return best
+    with _Trials(result, limits) as trial:
+        best: Result | None = result
+        while best is not None:
+            result, best = best, next(filter(None, map(trial, _smaller(best.case))), None)
+    return result
 
 
 class _Trials:
-    """Whether a case fails as the result did, asked of a worker that is started again whenever it is lost."""
+    """Cases tried, whether they fail as the result did, in a worker that is started again whenever it is lost."""
 
     def __init__(self, result: Result, limits: Limits) -> None:
         self._result, self._limits = result, limits
         self._worker: Worker | None = None
         self._end = time.monotonic() + _MOST_SECONDS
 
-    def __enter__(self) -> Callable[[Case], bool]:
-        return self._fails
+    def __enter__(self) -> Callable[[Case], Result | None]:
+        return self._failure
 
     def __exit__(self, *_: object) -> None:
         self._close()
 
-    def _fails(self, case: Case) -> bool:
+    def _failure(self, case: Case) -> Result | None:
         if time.monotonic() > self._end:
-            return False
+            return None
         try:
-            return self._outcome(case) == (self._result.outcome, self._result.raised)
+            found = self._found(case)
         except (ValueError, TargetUnavailableError):
-            return False
+            return None
+        return found if _manner(found) == _manner(self._result) else None
 
-    def _outcome(self, case: Case) -> tuple[str, bool]:
+    def _found(self, case: Case) -> Result:
         if self._worker is None:
             self._worker = Worker(self._result.target, self._limits)
         together = len(self._result.shown_by) > 1
@@ -67,14 +64,21 @@ class _Trials:
             answers = [*self._worker.ask(str(case), asked, separately=not together)]
         except WorkerLostError as lost:
             self._close()
-            return lost.outcome, False
+            return replace(self._result, case=case, outcome=lost.outcome, detail=lost.detail, raised=False)
         found = {message["found"]["check"]: message["found"] for message in answers if "found" in message}
-        return found[self._result.check]["outcome"], found[self._result.check]["raised"]
+        of = found[self._result.check]
+        said = {name: of[name] for name in ("outcome", "units", "detail", "raised")}
+        return replace(self._result, case=case, **said)
 
     def _close(self) -> None:
         if self._worker is not None:
             self._worker.close()
             self._worker = None
+
+
+def _manner(result: Result) -> tuple[str, str]:
+    """How a result fails: the outcome, and of an error that the target raised its class."""
+    return result.outcome, result.detail.partition(":")[0] if result.raised else ""
 
 
 def _smaller(case: Case) -> Iterator[Case]:

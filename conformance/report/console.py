@@ -77,7 +77,10 @@ def _show_outcomes(console: Console, by_target: dict[str, list[Result]]) -> None
     for target in by_target:
         table.add_column(escape(target), justify="right")
     counts = [Counter(result.outcome for result in results) for results in by_target.values()]
-    table.add_row("cases", *(str(len({result.case for result in results})) for results in by_target.values()))
+    table.add_row(
+        "cases",
+        *(str(len({result.case for result in results if not result.statistical})) for results in by_target.values()),
+    )
     table.add_row("checks", *(str(len(results)) for results in by_target.values()))
     for outcome in OUTCOMES:
         cells = (f"[{_STYLE[outcome]}]{count[outcome]}[/]" if count[outcome] else "0" for count in counts)

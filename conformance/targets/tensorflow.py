@@ -102,6 +102,8 @@ def _handed_on(op: Op) -> Op:
 def _in_mode(function: Callable[..., Any], case: Case, tensors: list[Tensor]) -> Callable[..., Any]:
     if case.mode == "eager":
         return function
+    # A target's module may have set it, to be debugged; then nothing below would be a graph.
+    tf.config.run_functions_eagerly(False)
     if case.mode != "dynamic":
         compiled: Callable[..., Any] = tf.function(function, autograph=False, jit_compile=case.mode == "xla")
         return compiled

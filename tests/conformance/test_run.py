@@ -41,6 +41,24 @@ def op(x, w, strides, padding, data_format="NHWC", dilations=None):
     return tf.nn.depthwise_conv2d(x, w, strides, padding, data_format, dilations)
 """
 
+# Right, in eager mode; what it does to its process is not the suite's to suffer.
+UNRULY = """
+import sys
+import numpy as np
+import tensorflow as tf
+from depthwise.ops import depthwise_conv2d
+
+tf.config.run_functions_eagerly(True)
+np.seterr(all="raise")
+
+def op(x, w, strides, padding, data_format=None, dilations=None):
+    assert not sys.stdin.read()
+    if strides[1] == 3:
+        raise RuntimeError("cannot open \\x1b[31m \\udcff.so")
+    y = depthwise_conv2d(x, w, strides, padding, data_format, dilations)
+    return y if tf.executing_eagerly() else 2 * y
+"""
+
 
 def outcomes(found, target):
     return {(str(r.case), r.check): r.outcome for r in found.results if r.target == target and not r.statistical}
@@ -67,6 +85,19 @@ class RunTest(unittest.TestCase):
         self.assertEqual({o for (case, _), o in results.items() if case == PLAIN}, {"PASS"})
         self.assertEqual("SIGABRT", next(r for r in found.results if str(r.case) == crash).detail)
         self.assertIn("memory", next(r for r in found.results if str(r.case) == memory).detail)
+
+    def test_what_a_target_does_to_its_process_changes_no_verdict(self):
+        file = Path(self.folder.name) / "unruly.py"
+        file.write_text(UNRULY)
+        # Of the bounds of these numbers one is less than the least normal float64.
+        right = "in=2x6x8x1 filter=2x1x2 strides=2x3 padding=VALID dtype=float64 seed=973"
+        texts = [right, PLAIN + " mode=graph", PLAIN + " strides=3x1"]
+        found = run([f"{file}:op"], [parse(text) for text in texts], jobs=1, reference=None)
+        self.assertEqual({r.outcome for r in found.results if str(r.case) == right}, {"PASS"})
+        values = {str(r.case): r for r in found.results if r.check == "value"}
+        self.assertEqual([values[text].outcome for text in texts[1:]], ["FAIL", "FAIL"])
+        self.assertIn("should be", values[texts[1]].detail)
+        self.assertEqual(values[texts[2]].detail, r"raised RuntimeError: cannot open \x1b[31m \udcff.so")
 
     def test_a_crash_in_one_result_leaves_the_others_judged(self):
         file = Path(self.folder.name) / "gradient.py"

@@ -12,7 +12,7 @@ from depthwise.conformance.case import MODES, parse
 from depthwise.conformance.cases import cases
 from depthwise.conformance.checks import ON_EVERY_RESULT, checks_of, results_of
 from depthwise.conformance.process import Limits
-from depthwise.conformance.results import Result
+from depthwise.conformance.results import Result, printable
 from depthwise.conformance.run import run
 from depthwise.conformance.shrink import shrink
 from parameterized import parameterized
@@ -25,6 +25,12 @@ def depthwise(input, filter, strides, padding, data_format=None, dilations=None,
     if tf.executing_eagerly():
         raise ValueError(strides)
     return input
+"""
+
+# One error, and below a stride of 3 another.
+RAISES = """
+def op(x, w, strides, *arguments, **options):
+    raise (RuntimeError if strides[1] < 3 else ValueError)(f"stride {strides[1]}")
 """
 
 # The output is right; what is wrong is the filter's gradient.
@@ -46,22 +52,37 @@ def depthwise(input, filter, strides, padding, data_format=None, dilations=None,
 """
 
 
+def _size(case):
+    return math.prod(case.input + case.filter)
+
+
 class ShrinkTest(unittest.TestCase):
     def test_a_failure_shrinks_and_its_script_shows_it(self):
         case = parse("in=2x9x8x3 filter=3x2x2 strides=2x2 dilations=2x1 padding=1,0,2,1 format=NCHW mode=graph seed=4")
         stock = Result("tf", case, "value", "FAIL")
         small = shrink(stock, Limits())
-        self.assertLess(math.prod(small.input + small.filter), math.prod(case.input + case.filter))
-        self.assertEqual((small.mode, small.format), ("eager", "NHWC"))
+        self.assertLess(_size(small.case), _size(case))
+        self.assertEqual((small.case.mode, small.case.format), ("eager", "NHWC"))
         with tempfile.TemporaryDirectory() as folder:
-            path = repro.write(Path(folder), stock, small)
+            path = repro.write(Path(folder), small)
             self.assertNotIn("depthwise.", path.read_text())
             ran = subprocess.run([sys.executable, str(path)], capture_output=True, text=True)
         self.assertEqual(ran.returncode, 1, ran.stderr)
 
     def test_where_nothing_smaller_fails_the_case_stays(self):
         case = parse("in=1x4x5x2 filter=3x2x2")
-        self.assertEqual(shrink(Result("tf", case, "value", "FAIL"), Limits()), case)
+        failure = Result("tf", case, "value", "FAIL")
+        self.assertEqual(shrink(failure, Limits()), failure)
+
+    def test_another_error_is_another_failure(self):
+        case = parse("in=1x5x5x1 filter=2x2x1 strides=4x1")
+        with tempfile.TemporaryDirectory() as folder:
+            module = Path(folder, "raises.py")
+            module.write_text(RAISES)
+            failure = Result(f"{module}:op", case, "value", "FAIL", detail="raised ValueError: stride 4", raised=True)
+            small = shrink(failure, Limits())
+        self.assertEqual((small.case.strides, small.detail), ((3, 1), "raised ValueError: stride 3"))
+        self.assertIn(small.detail, repro.script(small))
 
 
 class ScriptTest(unittest.TestCase):
@@ -70,7 +91,7 @@ class ScriptTest(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "lenient.py").write_text(LENIENT)
             failure = Result("lenient:depthwise", case, "refusal", "FAIL")
-            path = repro.write(Path(folder, "repros"), failure, case)
+            path = repro.write(Path(folder, "repros"), failure)
             ran = subprocess.run([sys.executable, str(path)], cwd=folder, capture_output=True, text=True)
         self.assertEqual(ran.returncode, 1)
         self.assertIn("but should refuse strides-zero", ran.stderr)
@@ -92,10 +113,10 @@ class ScriptTest(unittest.TestCase):
             results = run([target], [case], jobs=1, reference=None).results
             failure = next(result for result in results if (result.check, result.outcome) == (check, "FAIL"))
             small = shrink(failure, Limits())
-            script = repro.script(failure, small)
+            script = repro.script(small)
             with self.assertRaisesRegex(SystemExit, words):
                 exec(compile(script, "repro.py", "exec"), {})
-        self.assertLess(math.prod(small.input + small.filter), math.prod(case.input + case.filter))
+        self.assertLess(_size(small.case), _size(case))
 
     def test_a_script_can_be_written_for_every_check_of_every_kind_of_case(self):
         kinds = {(c.mode, c.format, c.dtype, c.data, c.order, c.bad, type(c.padding)): c for c in cases("quick")}
@@ -103,8 +124,14 @@ class ScriptTest(unittest.TestCase):
             for check in checks_of(case):
                 one = ("filter_grad",) if check in ON_EVERY_RESULT else ()
                 for shown_by in {(), one, results_of(checks_of(case))}:
-                    text = repro.script(Result("tf", case, check, "FAIL", shown_by=shown_by), case)
+                    text = repro.script(Result("tf", case, check, "FAIL", shown_by=shown_by))
                     compile(text, "repro.py", "exec")
+
+    def test_a_script_can_be_written_of_whatever_a_target_says(self):
+        said = printable('cannot open """C:\\Users\\new\\x.bin""", \x1b[31m\0 \udcff \\')
+        failure = Result("tf", parse("in=1x3x3x1 filter=2x2x1"), "value", "FAIL", detail=said)
+        with tempfile.TemporaryDirectory() as folder:
+            compile(repro.write(Path(folder), failure).read_text(), "repro.py", "exec")
 
     @parameterized.expand(
         [
@@ -124,7 +151,7 @@ class ScriptTest(unittest.TestCase):
         # Not the stock op for half types: without oneDNN it accumulates in them, and the script shows that it is wrong.
         target = "depthwise" if "float16" in text else "tf"
         shown_by = results_of(checks_of(case)) if check in ON_EVERY_RESULT else ()
-        script = repro.script(Result(target, case, check, "FAIL", shown_by=shown_by), case)
+        script = repro.script(Result(target, case, check, "FAIL", shown_by=shown_by))
         try:
             exec(compile(script, "repro.py", "exec"), {})
         except SystemExit as error:

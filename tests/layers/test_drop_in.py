@@ -235,6 +235,22 @@ class DropInTest(unittest.TestCase):
         self.assertEqual([w.dtype for w in mine.weights], [w.dtype for w in theirs.weights])
         np.testing.assert_array_equal(tf.cast(outputs[1], tf.float64), tf.cast(outputs[0], tf.float64))
 
+    @parameterized.expand(LAYERS)
+    def test_inputs_that_are_no_tensors(self, name, needed):
+        """A variable, of which a layer of somebody's own makes an input; arrays, where `__call__` is passed by."""
+        x = images(2, 7, 7, 3)
+        for policy in ("float32", "mixed_bfloat16"):
+            theirs, mine = pair(name, {**needed, "dtype": policy})
+            for layer in (theirs, mine):
+                layer.build(x.shape)
+            whole_weights(theirs, mine)
+            given = [keras.Variable(x), *([x] if policy == "float32" else [])]
+            for inputs in given:
+                np.testing.assert_array_equal(mine(inputs), theirs(inputs))
+                np.testing.assert_array_equal(mine.call(inputs), theirs.call(inputs))
+                found, expected = (layer.stateless_call(layer.variables, [], inputs)[0] for layer in (mine, theirs))
+                np.testing.assert_array_equal(found, expected)
+
     def test_masks_are_treated_alike(self):
         for layer in pair("DepthwiseConv2D", {"kernel_size": 3}):
             self.assertFalse(layer.supports_masking)
