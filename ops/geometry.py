@@ -38,6 +38,13 @@ def ceil_div(n: Size, divisor: Size) -> Size:
     return n // divisor + tf.minimum(n % divisor, 1) if isinstance(n, tf.Tensor) else -(-n // divisor)
 
 
+def at_most(n: Size, limit: Size) -> Size:
+    """min(n, limit), for integers and integer tensors alike."""
+    if isinstance(limit, tf.Tensor):
+        n, limit = limit, n  # of a tensor and an integer, the first decides the dtype of both
+    return tf.minimum(n, limit) if isinstance(n, tf.Tensor) else min(n, limit)
+
+
 class Run(NamedTuple):
     """Neighbouring results that are formed alike: sums of the same taps times shifted samples of a source.
 
@@ -56,6 +63,8 @@ class Run(NamedTuple):
 
 NEAR = 64
 """Taps or windows no further apart than this are never `far_apart`, however small the image."""
+FAR = 256
+"""Taps or windows further apart than this are `far_apart` where the image may be of any size."""
 MOST_AXES = 4096
 """Axes whose runs are kept: they are asked for again whenever a call is traced."""
 
@@ -85,11 +94,12 @@ class Axis:
 
     @property
     def far_apart(self) -> bool:
-        """Whether it is known that windows, or taps, stand further apart than the input is large.
+        """Whether windows, or taps, stand further apart than the input is large, or is likely to be.
 
         To lay out what lies in between is then a waste, and may be more than there is memory.
         """
-        return self.known and max(self.stride, self.rate) > max(self.size, NEAR)
+        near = max(self.size, NEAR) if isinstance(self.size, int) else FAR
+        return max(self.stride, self.rate) > near
 
     @property
     def span(self) -> Size:
@@ -126,17 +136,15 @@ class Axis:
         """Input samples from the first window's first tap to the last window's first tap; 0 without any window."""
         return at_least_zero(self.stride * (self.output - 1) + 1)
 
-    def outputs_of_tap(self, tap: int) -> tuple[int, int]:
+    def outputs_of_tap(self, tap: int) -> tuple[Size, Size]:
         """The half-open range of outputs in whose windows this tap lies on the input, not on padding."""
         offset = self.pads[0] - self.rate * tap
-        first = min(self.output, max(0, ceil_div(offset, self.stride)))
-        stop = min(self.output, (self.size - 1 + offset) // self.stride + 1)
-        return first, max(first, stop)
+        first, stop = (ceil_div(at_least_zero(n), self.stride) for n in (offset, self.size + offset))
+        return at_most(first, self.output), at_most(stop, self.output)
 
-    def input_of_tap(self, tap: int, output: int) -> int:
+    def input_of_tap(self, tap: int, output: Size) -> Size:
         """The input sample under this tap in the window of this output."""
-        before: int = self.pads[0]
-        return self.stride * output + self.rate * tap - before
+        return self.stride * output + self.rate * tap - self.pads[0]
 
 
 @lru_cache(maxsize=MOST_AXES)

@@ -64,8 +64,9 @@ class ConvSpec:
 
     @cached_property
     def far_apart(self) -> bool:
-        """Whether windows or taps stand further apart than the image is large, along either axis (both are known)."""
-        return self.known and (self.rows.far_apart or self.cols.far_apart)
+        """Whether windows or taps stand further apart than the image is large, along either axis; of a filter of known
+        size, whose taps can be taken one by one."""
+        return None not in (self.rows.taps, self.cols.taps) and (self.rows.far_apart or self.cols.far_apart)
 
     @cached_property
     def is_dilated(self) -> bool:

@@ -73,7 +73,8 @@ class Native:
         if spec.dtype == "float64" and mode == "xla":
             return "XLA convolves float64 with a filter full of zeros, which spreads NaN and infinity among channels"
         kernel = _kernel(spec, contraction)
-        if spec.far_apart and not isinstance(kernel, Plain):
+        is_explicit = not all(isinstance(axis.padding, str) for axis in (spec.rows, spec.cols))
+        if spec.far_apart and (is_explicit or not isinstance(kernel, Plain)):
             return "windows or taps stand further apart than the image is large; these kernels lay out what is between"
         if isinstance(kernel, Phased):
             rows, cols = common_phases(spec.rows, spec.cols)

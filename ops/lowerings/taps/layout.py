@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
-from depthwise.ops.geometry import Run, Size
+from depthwise.ops.geometry import Run, Size, at_least_zero
 from depthwise.ops.lowerings.total import total
 from depthwise.ops.spec import ConvSpec
 
@@ -34,7 +34,7 @@ sliced from memory otherwise. 7x7 on (8,28,28,192) took 28 ms in one fusion with
 and 13 from memory; 3x3 on (8,28,28,64) took 4.4 with 8 outputs, and takes 3.5, but with 16 it takes 5.1, not 6.8."""
 
 
-Range: TypeAlias = "tuple[Any, Any, int]"
+Range: TypeAlias = "tuple[Any, Any, Any]"
 """Samples along a dimension: the first, how many, how far apart."""
 
 
@@ -116,10 +116,13 @@ class Layout:
             channels -= self.spare
         (top, height, row_step), (left, width, col_step) = rows, cols
         begin = self.shape(*self.spec.in_order(0, top, left, 0))
-        if row_step == col_step == 1:
+        if all(isinstance(step, int) and step == 1 for step in (row_step, col_step)):
             size = self.shape(*self.spec.in_order(batch, height, width, channels))
             return raw.Slice(input=image, begin=begin, size=size)
-        bottom, right = top + row_step * (height - 1) + 1, left + col_step * (width - 1) + 1
+        bottom, right = (
+            first + at_least_zero(step * (count - 1) + 1)
+            for first, count, step in ((top, height, row_step), (left, width, col_step))
+        )
         end = self.shape(*self.spec.in_order(batch, bottom, right, channels))
         strides = self.shape(*self.spec.in_order(1, row_step, col_step, 1))
         open_ends = (batch < 0) | (channels < 0) << self.channel

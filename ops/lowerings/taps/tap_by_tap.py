@@ -12,10 +12,10 @@ from itertools import product
 from typing import NamedTuple
 
 import tensorflow as tf
-from depthwise.ops.geometry import Axis
+from depthwise.ops.geometry import Axis, Size, at_least_zero, at_most
 from depthwise.ops.lowerings.taps.layout import Layout, Range, shaped, sizes_of
 from depthwise.ops.lowerings.total import total
-from depthwise.ops.spec import ConvSpec
+from depthwise.ops.spec import ConvSpec, nhwc
 
 raw = tf.raw_ops
 
@@ -31,11 +31,12 @@ class Meeting(NamedTuple):
 def output(spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
     """The convolution: each tap's products with its samples, put where its outputs are."""
     layout = Layout(spec, tf.shape(w))
+    rows, cols = _axes(spec, tf.shape(x))
     x, weights = layout.repeat(x), layout.weights(w)
-    y = layout.zeros(x, spec.rows.output, spec.cols.output)
+    y = layout.zeros(x, *(_int32(axis.output) for axis in (rows, cols)))
     products = [
         _put(y, layout, raw.Mul(x=layout.cut(x, r.samples, c.samples), y=weights[r.tap][c.tap]), r.outputs, c.outputs)
-        for r, c in _meetings(spec)
+        for r, c in _meetings(rows, cols)
     ]
     return shaped(total([y, *products]), spec.output_shape)
 
@@ -44,10 +45,11 @@ def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) ->
     """The input gradient: each tap's products with its outputs' gradients, put where its samples are."""
     layout = Layout(spec, tf.shape(w))
     weights = layout.weights(w)
-    dx = layout.zeros(dy, spec.rows.size, spec.cols.size)
+    rows, cols = _axes(spec, sizes)
+    dx = layout.zeros(dy, *(_int32(axis.size) for axis in (rows, cols)))
     products = [
         _put(dx, layout, raw.Mul(x=layout.cut(dy, r.outputs, c.outputs), y=weights[r.tap][c.tap]), r.samples, c.samples)
-        for r, c in _meetings(spec)
+        for r, c in _meetings(rows, cols)
     ]
     return shaped(layout.sum_repeated(total([dx, *products])), spec.input_shape)
 
@@ -55,30 +57,47 @@ def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) ->
 def filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
     """The filter gradient: for each tap the sum of its samples times its outputs' gradients, if it has any."""
     layout = Layout(spec, sizes)
+    meetings = _meetings(*_axes(spec, tf.shape(x)))
     x, over = layout.repeat(x), [0, layout.row, layout.col]
     sums = {
         (r.tap, c.tap): tf.reduce_sum(
             raw.Mul(x=layout.cut(x, r.samples, c.samples), y=layout.cut(dy, r.outputs, c.outputs)), over
         )
-        for r, c in _meetings(spec)
+        for r, c in meetings
     }
     nothing = tf.zeros(layout.shape(layout.channels * layout.multiplier), x.dtype)
     taps = product(range(spec.rows.taps), range(spec.cols.taps))
     return shaped(tf.reshape(tf.stack([sums.get(tap, nothing) for tap in taps]), sizes), spec.filter_shape)
 
 
-def _meetings(spec: ConvSpec) -> list[tuple[Meeting, Meeting]]:
-    """Where each tap lies on the input, by rows and by columns; of those that ever do."""
-    return list(product(_along(spec.rows), _along(spec.cols)))
+def _axes(spec: ConvSpec, sizes: tf.Tensor) -> tuple[Axis, Axis]:
+    """The spatial axes of an input of these sizes, unknown ones as scalars of 64 bits: what stands far apart may add up
+    to more than 32 hold."""
+    return spec.axes(nhwc(tf.unstack(tf.cast(sizes, tf.int64), num=4), spec.data_format), ())
+
+
+def _int32(size: Size) -> Size:
+    return tf.cast(size, tf.int32) if isinstance(size, tf.Tensor) else size
+
+
+def _meetings(rows: Axis, cols: Axis) -> list[tuple[Meeting, Meeting]]:
+    """Where each tap lies on the input, by rows and by columns; of those that ever do, as far as that is known."""
+    return list(product(_along(rows), _along(cols)))
 
 
 def _along(axis: Axis) -> list[Meeting]:
     found = []
     for tap in range(axis.taps):
         start, stop = axis.outputs_of_tap(tap)
-        if start < stop:
-            count = stop - start
-            found.append(Meeting(tap, (start, count, 1), (axis.input_of_tap(tap, start), count, axis.stride)))
+        count = stop - start
+        if isinstance(count, int) and not count:
+            continue
+        # Where a tap turns out to meet nothing, nothing begins at 0, where it can be cut; and what is one sample, or
+        # none, is not spread by the stride, at which XLA crashes if that is large.
+        begins = (at * at_most(count, 1) for at in (start, axis.input_of_tap(tap, start)))
+        apart = axis.stride if axis.stride == 1 else 1 + (axis.stride - 1) * at_most(at_least_zero(count - 1), 1)
+        first, sample, count, apart = map(_int32, (*begins, count, apart))
+        found.append(Meeting(tap, (first, count, 1), (sample, count, apart)))
     return found
 
 
@@ -86,6 +105,8 @@ def _put(zeros: tf.Tensor, layout: Layout, values: tf.Tensor, rows: Range, cols:
     """An image like `zeros`, but for these values in a range of its rows and columns: the gradient of a slice."""
     begin, end, step = [0] * 4, sizes_of(zeros), [1] * 4
     for axis, (first, count, apart) in ((layout.row, rows), (layout.col, cols)):
-        begin[axis], end[axis], step[axis] = first, first + apart * (count - 1) + 1, apart
-    shape, end = layout.shape(*sizes_of(zeros)), layout.shape(*end)
-    return raw.StridedSliceGrad(shape=shape, begin=begin, end=end, strides=step, dy=values)
+        begin[axis], end[axis], step[axis] = first, first + at_least_zero(apart * (count - 1) + 1), apart
+    shape = layout.shape(*sizes_of(zeros))
+    return raw.StridedSliceGrad(
+        shape=shape, begin=layout.shape(*begin), end=layout.shape(*end), strides=layout.shape(*step), dy=values
+    )
