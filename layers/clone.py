@@ -20,7 +20,7 @@ def clone(model: keras.Model) -> keras.Model:
     unregistered classes nor functions. Keras's saving keeps more, but no trainable flags, and no function's globals.
     """
     layers = _layers(model)
-    with keras.saving.custom_object_scope(_own_objects(layers)):
+    with _policy(model.dtype_policy), keras.saving.custom_object_scope(_own_objects(layers)):
         try:
             with _uncompiled(layers):
                 copy = _maker()(model)
@@ -35,6 +35,8 @@ def clone(model: keras.Model) -> keras.Model:
             _hand_over_state(old, new)
         for old, new in zip(model.weights, copy.weights, strict=True):
             new.assign(old)  # once more: a layer with LoRA has handed over the product of its weights
+            if new.trainable != old.trainable:  # one weight of a layer, frozen by itself
+                new.trainable = old.trainable
         for old, new in zip(layers, copies, strict=True):
             if isinstance(old, keras.Model) and old.compiled:
                 _compile(old, new)
@@ -65,8 +67,10 @@ def _maker() -> Callable[[Any], Any]:
         return made[id(layer)]
 
     def make(layer: Any) -> Any:
-        if type(layer) is keras.Sequential or _is_graph(layer):
+        if type(layer) is keras.Sequential:
             return keras.models.clone_model(layer, clone_function=again)
+        if _is_graph(layer):
+            return keras.models.clone_model(layer, _inputs(layer), again)
         if type(layer) is keras.layers.Lambda:  # the config of which has the function's code without its globals
             given = (layer.function, layer._output_shape, layer.mask, layer.arguments)
             return keras.layers.Lambda(*given, name=layer.name, dtype=layer.dtype_policy)
@@ -84,6 +88,15 @@ def _maker() -> Callable[[Any], Any]:
         return new
 
     return again
+
+
+def _inputs(model: Any) -> Any:
+    """Inputs like the model's. Those that `clone_model` makes lose their layer's name, and that they are optional."""
+    layers = [tensor._keras_history.operation for tensor in keras.tree.flatten(model.input)]
+    if not all(isinstance(layer, keras.layers.InputLayer) for layer in layers):
+        return None  # a part of another model's graph
+    new = [layer.from_config(layer.get_config()).output for layer in layers]
+    return keras.tree.pack_sequence_as(model.input, new)
 
 
 def _own_activation(layer: Any) -> Callable[..., Any] | None:
@@ -111,6 +124,17 @@ def _own_objects(owners: Iterable[Any]) -> dict[str, Any]:
                 found.setdefault(thing.__name__, set()).add(thing)
     # Where two go by one name, Keras may find them still: registered, or at the top of a module.
     return {name: things.pop() for name, things in found.items() if len(things) == 1}
+
+
+@contextlib.contextmanager
+def _policy(policy: Any) -> Iterator[None]:
+    """Makes a model under the policy that it has, by which `compile` tells whether to scale losses."""
+    now = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(now)
 
 
 @contextlib.contextmanager

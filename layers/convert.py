@@ -29,8 +29,8 @@ def convert(
     Every layer that is exactly a `keras.layers.DepthwiseConv2D`, a `keras.layers.SeparableConv2D` or a
     `keras.layers.Conv2D` with groups is replaced by this package's layer of that name, however deep it is nested: in
     models, wrappers and layers of your own. Subclasses of the three are left alone. Layers keep their weights, their
-    other state (what `Normalization` and the lookup layers have adapted to) and their `trainable` flags, and their
-    names unless code of yours makes them anew. The model given is not changed.
+    other state (what `Normalization` and the lookup layers have adapted to), their own and their weights' `trainable`
+    flags, and their names unless code of yours makes them anew. The model given is not changed.
 
     Convert before or after you load weights: files of weights fit both models. A whole model that is saved comes back
     with its layers as they are, except those that code of your own makes in a layer's or model's `__init__` or

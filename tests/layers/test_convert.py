@@ -457,6 +457,41 @@ class ConvertTest(unittest.TestCase):
         self.assertEqual(*flags)
         self.assertLess(len(converted.trainable_weights), len(converted.weights))
 
+    def test_a_weight_that_is_frozen_by_itself(self):
+        model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.DepthwiseConv2D(3)])
+        model.layers[0].bias.trainable = False
+        self.assertEqual([w.trainable for w in ours.convert(model).weights], [True, False])
+
+    def test_inputs_keep_their_names_and_may_be_left_out(self):
+        class Either(keras.layers.Layer):
+            def call(self, a, b):
+                return a if b is None else a + b
+
+        a, b = keras.Input((8, 8, 3)), keras.Input((8, 8, 3), name="b", optional=True)
+        model = keras.Model({"a": a, "b": b}, keras.layers.DepthwiseConv2D(3)(Either()(a, b)))
+        converted = ours.convert(model)
+        self.assertEqual([layer.name for layer in converted.layers], [layer.name for layer in model.layers])
+        x = images(2, 8, 8, 3)
+        for inputs in ({"a": x, "b": x}, {"a": x, "b": None}):
+            np.testing.assert_array_equal(converted(inputs), model(inputs))
+
+    def test_a_part_of_another_models_graph(self):
+        whole = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.ReLU(), keras.layers.DepthwiseConv2D(3)])
+        part = keras.Model(whole.layers[0].output, whole.layers[1].output)
+        x = images(2, 8, 8, 3)
+        np.testing.assert_array_equal(ours.convert(part)(x), part(x))
+
+    def test_losses_are_scaled_whatever_the_policy_is_now(self):
+        keras.config.set_dtype_policy("mixed_float16")
+        self.addCleanup(keras.config.set_dtype_policy, "float32")
+        model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.DepthwiseConv2D(3)])
+        model.compile("sgd", "mse")
+        keras.config.set_dtype_policy("float32")
+        converted = ours.convert(model)
+        self.assertIs(type(converted.optimizer), type(model.optimizer))
+        self.assertEqual(converted.dtype_policy, model.dtype_policy)
+        self.assertEqual(keras.config.dtype_policy().name, "float32")
+
     @parameterized.expand(
         [
             ("function", lambda: {"loss": lambda y, p: squares(1.0, y, p)}),
