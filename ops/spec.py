@@ -333,10 +333,6 @@ def _checked_at_run_time(spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) ->
     if input.shape[channels] is None or filter.shape[2] is None:
         same = tf.equal(tf.shape(input)[channels], tf.shape(filter)[2])
         filter = _asserted(filter, same, "filter", _CHANNEL_RULE, _CHANNEL_ADVICE, tf.shape(input))
-        # XLA drops assertions, and broadcasting would hide the fault: there a reshape refuses, whose name says why.
-        height, width, _, multiplier = tf.unstack(tf.shape(filter))
-        sizes = tf.stack([height, width, tf.shape(input)[channels], multiplier])
-        filter = tf.reshape(filter, sizes, name="filter_must_have_as_many_in_channels_as_input_has_channels")
     for axis, side, at in zip((spec.rows, spec.cols), ("height", "width"), image, strict=True):
         if axis.taps is None:
             taps = tf.shape(filter)[at - image[0]]
@@ -353,24 +349,37 @@ def _checked_at_run_time(spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) ->
 def _of_rank_4(argument: str, tensor: tf.Tensor) -> tf.Tensor:
     if tensor.shape.rank is not None:
         return tensor
-    right = tf.equal(tf.rank(tensor), 4)
+    # Of whatever rank, four sizes: Grappler concludes from anything that simply takes a tensor of rank 4 that the
+    # assertion holds, and removes it.
     sizes = tf.slice(tf.concat([tf.shape(tensor), [1] * 4], 0), [0], [4])
-    # A reshape, to a negative size where the rank is wrong: Grappler concludes from anything that simply takes a tensor
-    # of rank 4 that the assertion holds, and removes it; XLA removes all assertions.
-    sizes = tf.where(right, sizes, -2)
-    tensor = _asserted(tensor, right, argument, _RANK_RULES[argument], _RANK_ADVICE)
-    return tf.reshape(tensor, sizes, name=f"{argument}_must_have_rank_4")
+    return _asserted(tensor, tf.equal(tf.rank(tensor), 4), argument, _RANK_RULES[argument], _RANK_ADVICE, sizes=sizes)
 
 
 def _shaped(tensor: tf.Tensor, shape: tuple[Dim, ...]) -> tf.Tensor:
-    """The tensor with a static shape that says no less than this one."""
-    return tensor if _dims(tensor) == shape else tf.ensure_shape(tensor, shape)
+    """The tensor with a static shape that says as much. (Forward mode in a graph fails on ensure_shape.)"""
+    if _dims(tensor) != shape:
+        tensor = tf.identity(tensor)
+        tensor.set_shape(shape)
+    return tensor
 
 
-def _asserted(tensor: tf.Tensor, holds: tf.Tensor, argument: str, rule: str, advice: str, *others: Any) -> tf.Tensor:
-    """The tensor, once the rule holds."""
+def _asserted(
+    tensor: tf.Tensor,
+    holds: tf.Tensor,
+    argument: str,
+    rule: str,
+    advice: str,
+    *others: Any,
+    sizes: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """The tensor, reshaped to its own sizes or to these, once the rule holds."""
     with tf.control_dependencies([_assertion(holds, argument, rule, advice, tf.shape(tensor), *others)]):
-        return tf.identity(tensor)
+        tensor = tf.identity(tensor)
+    # XLA removes assertions. There the reshape refuses, to a negative size, and its name says why.
+    sizes = tf.where(holds, tf.shape(tensor) if sizes is None else sizes, -2)
+    checked = tf.reshape(tensor, sizes, name=f"{argument}_must_" + re.sub(r"\W+", "_", rule).strip("_"))
+    checked.set_shape(tensor.shape)
+    return checked
 
 
 def _assertion(holds: tf.Tensor, argument: str, rule: str, advice: str, *shapes: tf.Tensor) -> tf.Operation:

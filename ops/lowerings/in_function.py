@@ -16,7 +16,11 @@ from typing import Any
 import tensorflow as tf
 from depthwise.ops.lowerings.base import Contraction, Lowering
 from depthwise.ops.mode import Mode
-from depthwise.ops.spec import MOST_SPECS, ConvSpec
+from depthwise.ops.spec import ConvSpec
+
+MOST_FUNCTIONS = 512
+"""Functions to keep: more than a program has contractions. Each takes two megabytes or more, so that the 4096 of other
+records would be ten gigabytes where eager calls are on images of ever new sizes."""
 
 
 class InFunction:
@@ -28,7 +32,7 @@ class InFunction:
     def __init__(self, name: str, inside: Callable[[bool], Lowering], jit_compile: bool) -> None:
         self.name, self.jit_compile = name, jit_compile
         self._inside = {in_memory: inside(in_memory) for in_memory in (False, True)}
-        self._function = lru_cache(maxsize=MOST_SPECS)(self._new_function)
+        self._function = lru_cache(maxsize=MOST_FUNCTIONS)(self._new_function)
 
     def refuses(self, spec: ConvSpec, contraction: Contraction, mode: Mode) -> str | None:
         if self.jit_compile and not _has_xla():

@@ -74,9 +74,10 @@ class ValueTest(unittest.TestCase):
                 "in=2x9x8x1 filter=2x2x3 dilations=1000x1",  # taps beside the image on either side, none on it
                 "in=1x9x8x2 filter=2x3x2 strides=2x3 dilations=70x1 padding=70,70,1,1 data=special",
                 "in=1x9x8x2 filter=9x8x1 strides=1x66 dilations=66x1 padding=280,280,0,0",  # 72 taps
+                "in=1x5x6x2 filter=3x2x1 strides=1073741824x300 padding=536870912,536870912,1,600 data=special",
             ),
             ("auto", "taps"),
-            ("eager", "graph", "xla"),
+            ("eager", "graph", "xla", "unknown", "unknown_xla"),
         ),
         name_func=by_all,
     )

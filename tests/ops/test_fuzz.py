@@ -166,7 +166,7 @@ class FuzzTest(unittest.TestCase):
         self.valid(case, lowering, mode)
 
     @short
-    @given(cases(FAR), st.sampled_from([*LOWERINGS, "auto"]), st.sampled_from(["eager", "graph"]))
+    @given(cases(FAR), st.sampled_from([*LOWERINGS, "auto"]), st.sampled_from(["eager", "graph", "unknown"]))
     def test_valid_far_apart(self, case, lowering, mode):
         self.valid(case, lowering, mode)
 

@@ -139,6 +139,23 @@ class ManyOrdersTest(unittest.TestCase):
         reverse = tf.reduce_sum(dx * self.vx) + tf.reduce_sum(dw * self.vw)
         np.testing.assert_allclose(forward.jvp(value), reverse, rtol=1e-12)
 
+    @parameterized.expand(
+        itertools.product(((None,) * 4, (2, None, 7, 3)), ((None,) * 4, (3, 2, 3, 2)), (False, True)), name_func=by_all
+    )
+    def test_forward_mode_where_sizes_are_known_late(self, image, window, compiled):
+        """The op is linear in either: along twice the input and once the filter it grows three times as fast."""
+        signature = [tf.TensorSpec(shape) for shape in (image, window)]
+
+        @tf.function(autograph=False, jit_compile=compiled, input_signature=signature)
+        def both(x, w):
+            with tf.autodiff.ForwardAccumulator([x, w], [2 * x, w]) as forward:
+                y = depthwise_conv2d(x, w, [1, 1, 1, 1], [[0, 0], [1, 2], [0, 1], [0, 0]])
+            return y, forward.jvp(y)
+
+        draw = np.random.default_rng(0)
+        y, along = both(*(draw.normal(size=shape).astype(np.float32) for shape in ((2, 6, 7, 3), (3, 2, 3, 2))))
+        np.testing.assert_allclose(along, 3 * y, rtol=1e-5, atol=1e-5)
+
 
 class VectorizedTest(unittest.TestCase):
     """What `tf.vectorized_map` makes of the gradients: every row of a Jacobian is a gradient."""
