@@ -17,7 +17,8 @@ def convolve(layer: Any, inputs: Any, kernel: Any) -> Any:
     converter an island is a function that it does not know (ONNX), or a hundred ops (LiteRT). So islands are left to
     training.
     """
-    if not isinstance(inputs, tf.Tensor):  # a variable, which Keras hands on as it is; an array, given to `call` itself
+    if not isinstance(getattr(inputs, "dtype", None), tf.DType):
+        # A variable of Keras's, which it hands on as it is; or an array, given to `call` itself.
         inputs = tf.convert_to_tensor(inputs)
     if not inputs.dtype.is_floating and inputs.dtype != layer.compute_dtype:  # Keras casts floating inputs alone
         raise TypeError(
