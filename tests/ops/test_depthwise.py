@@ -85,6 +85,25 @@ class ValueTest(unittest.TestCase):
         check(self, notation, lowering, mode)
 
     @parameterized.expand(
+        itertools.product(
+            (
+                "in=2x13x12x18 filter=3x3x1 format=NCHW",
+                "in=2x11x12x3 filter=3x4x2 strides=2x1",
+                "in=1x12x11x2 filter=9x8x2",
+                "in=8x31x32x18 filter=5x5x1",
+                "in=1x5x6x2 filter=3x2x1 strides=300x1 padding=1,0,0,1",
+            ),
+            ("graph", "unknown", "xla"),
+        ),
+        name_func=by_all,
+    )
+    def test_shapes_of_version_1(self, notation, mode):
+        """Of which a size is a `Dimension`: `tf.compat.v1.disable_v2_behavior` brings them."""
+        tf.compat.v1.disable_v2_tensorshape()
+        self.addCleanup(tf.compat.v1.enable_v2_tensorshape)
+        check(self, notation, "taps", mode)
+
+    @parameterized.expand(
         [("taps", "xla"), ("auto", "xla"), ("portable", "graph"), ("native", "graph"), ("taps", "graph")]
     )
     def test_a_multiplier_that_is_known_late(self, lowering, mode):

@@ -103,10 +103,11 @@ class KnownColumns(Columns):
         axis = self.axis
         covers = [stop - start for start, stop in map(axis.outputs_of_tap, range(axis.taps)) if stop > start]
         width = ceil_div(axis.output, COLUMN_TERMS)
-        sums = rows.output * rows.taps * axis.taps * width * (dy.shape[0] or 1) * (dy.shape[3] or 1)
+        batch, _, _, channels = (size or 1 for size in dy.shape.as_list())
+        sums = rows.output * rows.taps * axis.taps * width * batch * channels
         if sums > most_sums:
             width = ceil_div(axis.output, MORE_COLUMN_TERMS)
-        column_bytes = (dy.shape[3] or 1) * dy.dtype.size
+        column_bytes = channels * dy.dtype.size
         # A term of a sum loads a line of the input and one of the output gradient. Once there are more terms than the
         # cache holds lines, nearly every load misses: the filter gradient of 3x3 on (8,56,56,256) took 9.5 ms with 14
         # terms 4096 bytes apart, and takes 6.5 with 12 terms 5120 apart; 5x5 on (8,28,28,512) took 15 with 28 terms

@@ -68,7 +68,7 @@ def filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -
     layout = Layout(replace(spec, data_format="NHWC", rows=rows, cols=cols), sizes)
     blocks = 1
     if spec.data_format == "NCHW":
-        blocks = _blocks(x.shape[1])
+        blocks = _blocks(x.shape.as_list()[1])
         x, dy = (_channels_last(layout, image, blocks) for image in (x, dy))
     contract = _by_turns if is_large(spec) else _at_once
     return tf.reshape(contract(layout, x, dy, blocks, MOST_PARTIAL_SUMS[spec.data_format]), sizes)

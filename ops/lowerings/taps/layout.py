@@ -111,7 +111,8 @@ class Layout:
 
     def cut(self, image: tf.Tensor, rows: Range, cols: Range) -> tf.Tensor:
         """Ranges of rows and columns, everything of the other dimensions; of a `piece`, not its spare channels."""
-        batch, channels = (-1 if size is None else size for size in (image.shape[0], image.shape[self.channel]))
+        known = [-1 if size is None else size for size in image.shape.as_list()]
+        batch, channels = known[0], known[self.channel]
         if self.spare and channels == self.channels * self.multiplier + self.spare:
             channels -= self.spare
         (top, height, row_step), (left, width, col_step) = rows, cols

@@ -98,7 +98,7 @@ class Line:
           [batch, channels * M, results, columns]
         """
         plane, planes, edge = self.plane, self.planes, self.edge
-        *taps, channels, multiplier = w.shape
+        *taps, channels, multiplier = w.shape.as_list()
         w = tf.broadcast_to(tf.expand_dims(w, 3), [*taps, self.batch, channels, multiplier])
         w = raw.Transpose(x=tf.reshape(w, [*taps, planes, multiplier]), perm=[0, 2, 3, 4, 1])
         w = w[:, :, :, :, tf.newaxis, :, tf.newaxis]
@@ -116,7 +116,7 @@ class Line:
     def _stretch(self, line: tf.Tensor, begin: int, w: tf.Tensor) -> tf.Tensor:
         """The results of as many planes as there are weights, the first of which begins at this sample of the line:
         [planes, M, results, columns]."""
-        planes, multiplier = w.shape[2:4]
+        planes, multiplier = w.shape.as_list()[2:4]
         end = [planes, 1, self.rows.reach, 1, self.cols.reach]
         steps = [1, 1, self.rows.step, 1, self.cols.step]
 
@@ -138,5 +138,5 @@ class Line:
                 if phases.any()
             ]
         )
-        sums = tf.reshape(sums, [planes, multiplier, -1, sums.shape[-1]])
+        sums = tf.reshape(sums, [planes, multiplier, -1, sums.shape.as_list()[-1]])
         return sums[:, :, self.cut : self.cut + self.results]

@@ -100,7 +100,8 @@ def sum_of_taps(layout: Layout, image: tf.Tensor, taps: tf.Tensor, rows: Walk, c
       taps: [tap rows, tap columns, ...], each of a shape that broadcasts against an image.
       spare: how many channels at the end of image and taps are filler, to be cut off.
     """
-    if taps.shape[0] * taps.shape[1] <= UNROLLED_TAPS:
+    tap_rows, tap_columns, *_ = taps.shape.as_list()
+    if tap_rows * tap_columns <= UNROLLED_TAPS:
         return _written_out(layout, image, taps, rows, cols, spare)
     return _by_turns(layout, image, taps, rows, cols, spare)
 
@@ -109,12 +110,14 @@ def _written_out(layout: Layout, image: tf.Tensor, taps: tf.Tensor, rows: Walk, 
     def real(tensor: tf.Tensor) -> tf.Tensor:
         return tensor[..., :-spare] if spare else tensor
 
+    tap_rows, tap_columns, *_ = taps.shape.as_list()
+
     def tap_row(i: int, weights: tf.Tensor) -> tf.Tensor:
         band = _under(layout, image, layout.row, rows, i)
-        each = enumerate(raw.Unpack(value=weights, num=taps.shape[1], axis=0))
+        each = enumerate(raw.Unpack(value=weights, num=tap_columns, axis=0))
         return total([raw.Mul(x=real(_under(layout, band, layout.col, cols, j)), y=real(weight)) for j, weight in each])
 
-    return once(total([tap_row(i, row) for i, row in enumerate(raw.Unpack(value=taps, num=taps.shape[0], axis=0))]))
+    return once(total([tap_row(i, row) for i, row in enumerate(raw.Unpack(value=taps, num=tap_rows, axis=0))]))
 
 
 def _by_turns(layout: Layout, image: tf.Tensor, taps: tf.Tensor, rows: Walk, cols: Walk, spare: int) -> tf.Tensor:

@@ -104,7 +104,7 @@ def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) ->
 def laid_out(w: tf.Tensor, channels: Size, rates: tuple[int, int], places: list[int]) -> tf.Tensor:
     """A filter [tap rows, tap columns, channels] with its taps these rates apart and zeros elsewhere, in so many places
     of rows and columns."""
-    spans = [rate * (taps - 1) + 1 for rate, taps in zip(rates, w.shape[:2], strict=True)]
+    spans = [rate * (taps - 1) + 1 for rate, taps in zip(rates, w.shape.as_list()[:2], strict=True)]
     return raw.StridedSliceGrad(
         shape=tf.stack([*places, channels]),
         begin=[0, 0, 0],

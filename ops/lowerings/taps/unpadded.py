@@ -65,7 +65,7 @@ def _edge(spec: ConvSpec) -> int:
 
 def _stencil(spec: ConvSpec, image: tf.Tensor, w: tf.Tensor, rows: Walk, cols: Walk) -> tf.Tensor:
     """The sum over all taps of tap times the samples it meets."""
-    batch, height, width, channels = image.shape
+    batch, height, width, channels = image.shape.as_list()
     edge, count = _edge(spec), batch * height
     layout = Layout(spec, tf.shape(w))
     weights = layout.weights(w)
