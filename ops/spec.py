@@ -330,7 +330,7 @@ def _checked_at_run_time(spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) ->
     # Rank first: the sizes of a tensor of another rank cannot be read at all.
     input, filter = _of_rank_4("input", input), _of_rank_4("filter", filter)
     _, *image, channels = nhwc(range(4), spec.data_format)
-    if _dims(input)[channels] is None or _dims(filter)[2] is None:
+    if input.shape.as_list()[channels] is None or filter.shape.as_list()[2] is None:
         same = tf.equal(tf.shape(input)[channels], tf.shape(filter)[2])
         filter = _asserted(filter, same, "filter", _CHANNEL_RULE, _CHANNEL_ADVICE, tf.shape(input))
     for axis, side, at in zip((spec.rows, spec.cols), ("height", "width"), image, strict=True):
