@@ -10,16 +10,10 @@ from depthwise.ops import LOWERINGS, depthwise_conv2d, explain, without_islands
 from depthwise.ops.choose import TABLE
 from depthwise.ops.lowerings.native.kernels import onednn_runs_grouped_convolutions
 from parameterized import parameterized
+from tracing import traced
 
 ARGUMENTS = dict(strides=[1, 1, 1, 1], padding="SAME")
 SHAPES = (1, 6, 6, 2), (3, 3, 2, 1)
-
-
-def traced(function, **options):
-    """What the function returned while it was traced."""
-    seen = []
-    tf.function(lambda: seen.append(function()), autograph=False, **options)()
-    return seen[0]
 
 
 class TableTest(unittest.TestCase):

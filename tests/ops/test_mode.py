@@ -5,13 +5,7 @@ import unittest
 import tensorflow as tf
 from depthwise.ops import mode
 from depthwise.ops.mode import current_mode
-
-
-def traced(function, **options):
-    """What the function returned while it was traced."""
-    seen = []
-    tf.function(lambda: seen.append(function()), autograph=False, **options)()
-    return seen[0]
+from tracing import traced
 
 
 class CompilationTest(unittest.TestCase):

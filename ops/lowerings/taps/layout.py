@@ -38,6 +38,12 @@ Range: TypeAlias = "tuple[Any, Any, Any]"
 """Samples along a dimension: the first, how many, how far apart."""
 
 
+def end_of(samples: Range) -> Size:
+    """Where a range ends: after its last sample, or where it begins if it has none."""
+    first, count, step = samples
+    return first + at_least_zero(step * (count - 1) + 1)
+
+
 class Layout:
     """The dimensions of a spec's images."""
 
@@ -120,11 +126,7 @@ class Layout:
         if all(isinstance(step, int) and step == 1 for step in (row_step, col_step)):
             size = self.shape(*self.spec.in_order(batch, height, width, channels))
             return raw.Slice(input=image, begin=begin, size=size)
-        bottom, right = (
-            first + at_least_zero(step * (count - 1) + 1)
-            for first, count, step in ((top, height, row_step), (left, width, col_step))
-        )
-        end = self.shape(*self.spec.in_order(batch, bottom, right, channels))
+        end = self.shape(*self.spec.in_order(batch, end_of(rows), end_of(cols), channels))
         strides = self.shape(*self.spec.in_order(1, row_step, col_step, 1))
         open_ends = (batch < 0) | (channels < 0) << self.channel
         return raw.StridedSlice(input=image, begin=begin, end=end, strides=strides, end_mask=open_ends)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 from depthwise.ops.geometry import Axis, Size, at_least_zero, at_most
-from depthwise.ops.lowerings.taps.layout import Layout, Range, shaped, sizes_of
+from depthwise.ops.lowerings.taps.layout import Layout, Range, end_of, shaped, sizes_of
 from depthwise.ops.lowerings.total import total
 from depthwise.ops.spec import ConvSpec, nhwc
 
@@ -107,8 +107,8 @@ def _along(axis: Axis) -> list[Meeting]:
 def _put(zeros: tf.Tensor, layout: Layout, values: tf.Tensor, rows: Range, cols: Range) -> tf.Tensor:
     """An image like `zeros`, but for these values in a range of its rows and columns: the gradient of a slice."""
     begin, end, step = [0] * 4, sizes_of(zeros), [1] * 4
-    for axis, (first, count, apart) in ((layout.row, rows), (layout.col, cols)):
-        begin[axis], end[axis], step[axis] = first, first + at_least_zero(apart * (count - 1) + 1), apart
+    for axis, samples in ((layout.row, rows), (layout.col, cols)):
+        begin[axis], end[axis], step[axis] = samples[0], end_of(samples), samples[2]
     shape = layout.shape(*sizes_of(zeros))
     return raw.StridedSliceGrad(
         shape=shape, begin=layout.shape(*begin), end=layout.shape(*end), strides=layout.shape(*step), dy=values
