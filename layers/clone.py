@@ -92,11 +92,12 @@ def _maker() -> Callable[[Any], Any]:
 
 def _inputs(model: Any) -> Any:
     """Inputs like the model's. Those that `clone_model` makes lose their layer's name, and that they are optional."""
-    layers = [tensor._keras_history.operation for tensor in keras.tree.flatten(model.input)]
-    if not all(isinstance(layer, keras.layers.InputLayer) for layer in layers):
-        return None  # a part of another model's graph
-    new = [layer.from_config(layer.get_config()).output for layer in layers]
-    return keras.tree.pack_sequence_as(model.input, new)
+
+    def again(tensor: Any) -> Any:
+        layer = tensor._keras_history.operation  # an InputLayer, also where the model is a part of another's graph
+        return layer.from_config(layer.get_config()).output
+
+    return keras.tree.map_structure(again, model.input)
 
 
 def _own_activation(layer: Any) -> Callable[..., Any] | None:
