@@ -14,6 +14,8 @@ from benchmarks.case import BYTES, Case
 from benchmarks.measurement import FLOOR, MODES
 from benchmarks.memory import resident_peak_mb
 
+raw = tf.raw_ops
+
 Tensors: TypeAlias = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 Call: TypeAlias = Callable[[], Any]
 
@@ -26,6 +28,9 @@ IMPLEMENTATIONS: dict[str, tuple[str, ...]] = {
     # taps outside XLA makes one pass over memory for each of its multiply-adds: not worth the time to measure.
     **{f"depthwise:{name}": ("xla",) if name == "taps" else MODES for name in LOWERINGS},
 }
+
+_PIECES = [round(2 ** (exponent / 2)) for exponent in range(48, 28, -1)]
+"""Numbers of elements, from 64 MiB downwards."""
 
 
 def prepare(case: Case, implementation: str, mode: str, quantity: str) -> Call:
@@ -47,17 +52,27 @@ def prepare(case: Case, implementation: str, mode: str, quantity: str) -> Call:
 
 
 def peak_mb(call: Call) -> float | None:
-    """Peak memory of a call, from the allocator where it counts: with oneDNN it keeps its pages, so that the process's
-    resident memory would show nothing.
+    """Peak memory of a call: what the allocator counts, where it does, and on a CPU what libraries take beside it.
+
+    With oneDNN the allocator keeps its pages, so that the process's resident memory shows nothing but the latter.
     """
     device = "GPU:0" if tf.config.list_physical_devices("GPU") else "CPU:0"
     try:
         tf.config.experimental.reset_memory_stats(device)
     except ValueError:
         return resident_peak_mb(call)
+    # It counts the free piece that it takes, of up to twice what it is asked for. So pieces that lie free are held
+    # meanwhile, as many as will do, for the call's to be cut from one large piece.
+    held = [raw.Empty(shape=[size], dtype=tf.float32) for size in _PIECES for _ in range(4)]
+    tf.config.experimental.reset_memory_stats(device)
     before = tf.config.experimental.get_memory_info(device)["current"]
     call()
-    return (tf.config.experimental.get_memory_info(device)["peak"] - before) / 2**20
+    peak = (tf.config.experimental.get_memory_info(device)["peak"] - before) / 2**20
+    del held
+    if device == "GPU:0":
+        return peak
+    # The least of a few, for a call may also be the first to take a page of the allocator's.
+    return peak + min(resident_peak_mb(call) or 0.0 for _ in range(4))
 
 
 def _tensors(case: Case) -> Tensors:

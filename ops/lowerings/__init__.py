@@ -1,5 +1,7 @@
 """Ways to compute the op, by name."""
 
+from functools import partial
+
 from depthwise.ops.lowerings.base import Lowering
 from depthwise.ops.lowerings.in_function import InFunction
 from depthwise.ops.lowerings.native import Native
@@ -8,7 +10,7 @@ from depthwise.ops.lowerings.taps import Taps
 
 # `taps` is a function, so that layers of one shape, of which models have many, are traced once.
 _taps = InFunction("taps", Taps, jit_compile=False)
-_island = InFunction("island", Taps, jit_compile=True)
+_island = InFunction("island", partial(Taps, in_microbatches=True), jit_compile=True)
 _native = Native(exactly=Taps())
 
 BY_NAME: dict[str, Lowering] = {

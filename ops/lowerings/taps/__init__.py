@@ -9,7 +9,17 @@ from types import ModuleType
 
 import tensorflow as tf
 from depthwise.ops.lowerings.base import Contraction
-from depthwise.ops.lowerings.taps import commuted, correlate, end_to_end, padded, stencil, strided, tap_by_tap, unpadded
+from depthwise.ops.lowerings.taps import (
+    commuted,
+    correlate,
+    end_to_end,
+    microbatches,
+    padded,
+    stencil,
+    strided,
+    tap_by_tap,
+    unpadded,
+)
 from depthwise.ops.lowerings.taps.layout import is_large, is_sized
 from depthwise.ops.mode import Mode
 from depthwise.ops.spec import ConvSpec
@@ -20,9 +30,10 @@ class Taps:
 
     name = "taps"
 
-    def __init__(self, in_memory: bool = False) -> None:
-        """`in_memory`: whether images lie in buffers, and XLA computes nothing to fuse into what reads them."""
-        self.in_memory = in_memory
+    def __init__(self, in_memory: bool = False, in_microbatches: bool = False) -> None:
+        """`in_memory`: whether images lie in buffers, and XLA computes nothing to fuse into what reads them.
+        `in_microbatches`: whether filter gradients may be loops, for what runs on a CPU."""
+        self.in_memory, self.in_microbatches = in_memory, in_microbatches
 
     def refuses(self, spec: ConvSpec, contraction: Contraction, mode: Mode) -> str | None:
         return None
@@ -38,7 +49,10 @@ class Taps:
         return _formulation(spec, "input_grad").input_grad(spec, filter, dy, sizes)
 
     def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-        return _formulation(spec, "filter_grad").filter_grad(spec, input, dy, sizes)
+        formulation = _formulation(spec, "filter_grad")
+        if self.in_microbatches and formulation is correlate:
+            formulation = microbatches
+        return formulation.filter_grad(spec, input, dy, sizes)
 
 
 def _formulation(spec: ConvSpec, contraction: Contraction) -> ModuleType:

@@ -104,8 +104,7 @@ class KnownColumns(Columns):
         covers = [stop - start for start, stop in map(axis.outputs_of_tap, range(axis.taps)) if stop > start]
         width = ceil_div(axis.output, COLUMN_TERMS)
         batch, _, _, channels = (size or 1 for size in dy.shape.as_list())
-        sums = rows.output * rows.taps * axis.taps * width * batch * channels
-        if sums > most_sums:
+        if batch * partial_sums(rows, axis, width, channels) > most_sums:
             width = ceil_div(axis.output, MORE_COLUMN_TERMS)
         column_bytes = channels * dy.dtype.size
         # A term of a sum loads a line of the input and one of the output gradient. Once there are more terms than the
@@ -129,6 +128,11 @@ class KnownColumns(Columns):
             counts = tf.constant(np.arange(self.width)[:, np.newaxis] >= self.width - over)
             pairs.append(Pair(self.axis.input_of_tap(tap, begin), begin, counts))
         return pairs
+
+
+def partial_sums(rows: Axis, cols: Axis, width: int, channels: int) -> int:
+    """How many sums stage 1 leaves of one image, cut into slices of this width."""
+    return int(rows.output * rows.taps * cols.taps * width * channels)
 
 
 class EvenColumns(Columns):

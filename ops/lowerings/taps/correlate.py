@@ -61,7 +61,9 @@ ROW_WINDOW = 8
 """Rows that a window of stage 2 adds up where their number is unknown."""
 
 
-def filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+def filter_grad(
+    spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor, most_sums: int | None = None
+) -> tf.Tensor:
     """The filter gradient, of a filter whose height and width are known."""
     rows, cols = spec.axes(nhwc(sizes_of(x), spec.data_format), ())
     x = Layout(spec, sizes).repeat(x)
@@ -71,7 +73,7 @@ def filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -
         blocks = _blocks(x.shape.as_list()[1])
         x, dy = (_channels_last(layout, image, blocks) for image in (x, dy))
     contract = _by_turns if is_large(spec) else _at_once
-    return tf.reshape(contract(layout, x, dy, blocks, MOST_PARTIAL_SUMS[spec.data_format]), sizes)
+    return tf.reshape(contract(layout, x, dy, blocks, most_sums or MOST_PARTIAL_SUMS[spec.data_format]), sizes)
 
 
 def _at_once(layout: Layout, x: tf.Tensor, dy: tf.Tensor, blocks: int, most_sums: int) -> tf.Tensor:

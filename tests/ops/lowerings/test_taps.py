@@ -8,7 +8,7 @@ import tensorflow as tf
 from depthwise.conformance.case import parse
 from depthwise.conformance.data import Problem
 from depthwise.ops import depthwise_conv2d
-from depthwise.ops.lowerings.taps import unpadded
+from depthwise.ops.lowerings.taps import correlate, microbatches, unpadded
 from parameterized import parameterized
 from results import FIRST, check, results
 
@@ -132,6 +132,30 @@ class TapsTest(unittest.TestCase):
     def test_blocks_of_channels(self, notation, mode):
         """NCHW, and more channels than are transposed together."""
         check(self, notation, "taps", mode)
+
+    @parameterized.expand(
+        [
+            ("in=4x9x9x3 filter=5x5x1", "graph", 1),
+            ("in=6x7x16x5 filter=5x4x2 strides=1x2 dilations=2x1", "xla", 6000),
+            ("in=3x4x5x3 filter=4x6x1 padding=5,0,1,2", "eager", 1),
+            ("in=2x12x9x3 filter=9x8x2", "graph", 1),  # too large to write out
+            ("in=4x5x17x24 filter=3x5x1 format=NCHW", "graph", 8000),  # in blocks of channels
+            ("in=3x9x7x4 filter=4x3x2 strides=2x2 format=NCHW dtype=bfloat16", "graph", 1),
+            ("in=2x8x9x3 filter=5x5x1 dtype=float64", "xla", 1),
+            ("in=2x9x8x9 filter=5x5x1 data=special", "graph", 1),
+        ]
+    )
+    def test_microbatches(self, notation, mode, most_sums):
+        """Of one image, and of two of four and three of six."""
+        with (
+            mock.patch.object(microbatches, "MOST_SUMS", most_sums),
+            mock.patch.object(correlate, "filter_grad", wraps=correlate.filter_grad) as of_a_microbatch,
+        ):
+            check(self, notation, "island", mode)
+        batch = parse(notation).input_shape[0]
+        images = {args.args[0].batch for args in of_a_microbatch.call_args_list}
+        self.assertEqual(images, {{1: 1, 6000: 3, 8000: 2}[most_sums]})
+        self.assertGreater(batch, max(images))
 
     @parameterized.expand(
         [

@@ -10,11 +10,12 @@ import math
 import re
 import unittest
 from itertools import product
+from unittest import mock
 
 import tensorflow as tf
 from depthwise.ops import depthwise_conv2d
 from depthwise.ops.lowerings import BY_NAME
-from depthwise.ops.lowerings.taps import Taps
+from depthwise.ops.lowerings.taps import Taps, microbatches
 from depthwise.ops.spec import canonicalize
 from parameterized import parameterized
 
@@ -251,6 +252,21 @@ class TapsStructureTest(unittest.TestCase):
         """Arithmetic on slices that begin anywhere is scalar code."""
         x, _, dy = inputs(9, 1, data_format)
         text = hlo(taps(contraction, 1, data_format), (x, tf.zeros([*kernel, CHANNELS, 1]), dy), "CPU")
+        self._check_loop(text)
+
+    @parameterized.expand([("NHWC",), ("NCHW",)])
+    def test_the_loop_over_microbatches_reads_from_memory(self, data_format):
+        """And there are partial sums of one image at a time."""
+        image = tf.zeros([BATCH, 7, 7, CHANNELS] if data_format == "NHWC" else [BATCH, CHANNELS, 7, 7])
+        compute = taps("filter_grad", 1, data_format, Taps(in_microbatches=True))
+        with mock.patch.object(microbatches, "MOST_SUMS", 1):
+            text = hlo(compute, (image, tf.zeros([7, 7, CHANNELS, 1]), image), "CPU")
+        self._check_loop(text)
+        summed = {dims.split(",")[0] for dims, op in INSTRUCTION.findall(text) if op == "reduce-window"}
+        self.assertEqual(summed, {"1"})
+
+    def _check_loop(self, text):
+        """There is one, and what slices an image in it does no arithmetic."""
         self.assertIn(" while(", text)
         sliced = [part for part in computations(text) if " dynamic-slice(" in part]
         self.assertTrue(sliced)
