@@ -30,9 +30,16 @@ class Row:
     evidence: str
 
 
-LEAST_FILTER_GRAD_TAPS, LEAST_FILTER_GRAD_TAPS_WITHOUT = 25, 49
-"""Fewest taps for which an island computes the filter gradient: with oneDNN, where nothing is dilated and channels have
-one output each; and without oneDNN."""
+MOST_FILTER_GRAD_COLUMNS = 3
+"""With oneDNN, where nothing is dilated and channels have one output each: most columns of a filter whose gradient
+oneDNN's kernel computes, however many rows. 8x28x28x192 k31x3 takes 4.2 ms in it and 7.2 in an island, k4 4.7 and 1.9,
+k1x5 2.5 and 1.3."""
+MOST_STRIDED_FILTER_GRAD_TAPS = 9
+"""The same with strides: most taps. 8x28x28x192 k7x3 s2 takes 2.4 and 1.1 ms, k7x3 s2 VALID 1.0 and 0.9."""
+LEAST_FILTER_GRAD_TAPS = 25
+"""Fewest taps for which an island computes the filter gradient without oneDNN, but for FEW_REPEATS outputs of each
+channel, where the kernel is slow for 3x3 too: 8x28x28x192 k3 m2 takes 4.0 ms in it and 2.3 in an island, k3 m4 (of
+8x14x14x384) 3.0 and 3.2, 8x56x56x64 k3 s2 m2 1.7 and 2.1."""
 MOST_NCHW_TAPS = 64
 """NCHW with oneDNN: most taps for which an island computes output or input gradient. 8x28x28x128 k13 NCHW takes 8.5 ms
 in oneDNN's kernel and 11 in an island, 8x14x14x512 k27 NCHW 19 and 31."""
@@ -98,7 +105,10 @@ def _island_with_onednn(spec: ConvSpec, contraction: Contraction, mode: Mode) ->
     if not _island_may_pay(spec, mode) or not onednn_computes(spec):
         return False
     if contraction == "filter_grad":
-        return spec.is_dilated or (spec.taps >= LEAST_FILTER_GRAD_TAPS and _repeats(spec) == 1)
+        is_slow = spec.cols.taps > MOST_FILTER_GRAD_COLUMNS or (
+            spec.is_strided and spec.taps > MOST_STRIDED_FILTER_GRAD_TAPS
+        )
+        return spec.is_dilated or (is_slow and _repeats(spec) == 1)
     if not spec.is_dilated or spec.taps > MOST_DILATED_TAPS:
         return False
     return contraction == "input_grad" or is_padded_slowly(spec)
@@ -110,7 +120,7 @@ def _island_without_onednn(spec: ConvSpec, contraction: Contraction, mode: Mode)
     if spec.is_dilated or spec.rows.stride != spec.cols.stride:
         return True
     if contraction == "filter_grad":
-        return spec.taps >= LEAST_FILTER_GRAD_TAPS_WITHOUT
+        return spec.taps >= LEAST_FILTER_GRAD_TAPS or (_repeats(spec) == FEW_REPEATS and not spec.is_strided)
     if contraction == "output" and spec.is_strided:
         return False
     needs_no_memory = _repeats(spec) == 1 or (contraction == "input_grad" and spec.taps <= MOST_TAPS_SUMMED_AT_ONCE)
@@ -135,9 +145,9 @@ TABLE: tuple[Row, ...] = (
         _island_in_nchw,
         "TensorFlow's CPU kernels compute in NHWC, and transposing around them takes longer than XLA takes altogether; "
         "sizes are known and large, so that compiling it once pays",
-        "native and island: 4.2 and 2.1, 4.6 and 2.0, 6.5 and 6.1 ms, output, input and filter gradient of 8x56x56x128 "
+        "native and island: 4.2 and 2.1, 4.6 and 2.0, 6.9 and 4.8 ms, output, input and filter gradient of 8x56x56x128 "
         "k3 NCHW; without oneDNN 21 and 1.6, 18 and 1.6, 11 and 5.5; the same of 8x28x28x192 k7 m2 NCHW 21 and 8.4, "
-        "34 and 6.1, 19 and 8.8; without oneDNN 38 and 6.6, 28 and 11, 39 and 22; float32, 2 CPU cores (python -m "
+        "34 and 6.1, 14 and 6.0; without oneDNN 38 and 6.6, 28 and 11, 39 and 22; float32, 2 CPU cores (python -m "
         "benchmarks --case, --mode graph, --implementation depthwise:native and depthwise:island)",
     ),
     Row(
@@ -146,19 +156,19 @@ TABLE: tuple[Row, ...] = (
         "oneDNN's kernels are slow where channels have two to four outputs each; sizes are known and large, so that "
         "compiling it once pays",
         "native and island: output, input and filter gradient of 8x56x56x128 k3 m2 17 and 5.0, 20 and 2.3, 21 and 8.2; "
-        "of 8x28x28x192 k5 m2 18 and 6.6, 24 and 6.9, 8.5 and 6.8; of 8x14x14x384 k7 m2 11 and 4.9, 15 and 5.1, 5.8 "
-        "and 5.3; of 8x28x28x64 k9 m2 15 and 4.9, 20 and 5.8, 7.9 and 6.6; of 8x14x14x128 k27 m2 61 and 11, 73 and "
-        "8.3, 117 and 10; of 8x28x28x128 k3 m4 8.8 and 3.6, 14 and 2.6, 6.4 and 6.1; of 8x56x56x64 k3 s2 m2 3.7 and "
+        "of 8x28x28x192 k5 m2 18 and 6.6, 24 and 6.9, 6.4 and 4.3; of 8x14x14x384 k7 m2 11 and 4.9, 15 and 5.1, 6.2 "
+        "and 4.3; of 8x28x28x64 k9 m2 15 and 4.9, 20 and 5.8, 5.8 and 3.9; of 8x14x14x128 k27 m2 61 and 11, 73 and "
+        "8.3, 61 and 8.6; of 8x28x28x128 k3 m4 8.8 and 3.6, 14 and 2.6, 6.4 and 6.1; of 8x56x56x64 k3 s2 m2 3.7 and "
         "2.1, 6.1 and 1.6, 4.2 and 3.0; float32, 2 CPU cores (the same command)",
     ),
     Row(
         "island",
         _island_with_onednn,
         "oneDNN's kernels are slow at it; sizes are known and large, so that compiling it once pays",
-        "native and island: 7.2 and 3.1 ms, filter gradient of 8x28x28x240 k5; 8.1 and 3.1, 10 and 6.9, input and "
-        "filter gradient of 8x56x56x128 k3 d2; 6.3 and 2.7, 7.5 and 2.7, 6.3 and 4.0, all three of 8x33x33x256 k3 d6, "
-        "but the output of 8x28x28x256 k3 d2, which oneDNN pads itself, 1.9 and 2.0; float32, 2 CPU cores (the same "
-        "command)",
+        "native and island: 8.8 and 3.7 ms, filter gradient of 8x28x28x240 k5, 5.5 and 2.5 of 8x28x28x192 k4; 8.1 and "
+        "3.1, 10 and 6.9, input and filter gradient of 8x56x56x128 k3 d2; 6.3 and 2.7, 7.5 and 2.7, 6.3 and 4.0, all "
+        "three of 8x33x33x256 k3 d6, but the output of 8x28x28x256 k3 d2, which oneDNN pads itself, 1.9 and 2.0; "
+        "float32, 2 CPU cores (the same command)",
     ),
     Row(
         "island",
@@ -166,9 +176,9 @@ TABLE: tuple[Row, ...] = (
         "TensorFlow's kernels without oneDNN are slower at it than XLA; sizes are known and large, so that compiling "
         "it once pays",
         "native and island: output 3.7 and 1.8 ms, input gradient 4.2 and 2.0 of 8x112x112x32 k3; input gradient of "
-        "8x57x57x144 k3 s2 VALID 3.7 and 1.7; filter gradient of 8x14x14x384 k7 6.2 and 3.6, but of 8x59x59x144 k5 s2 "
-        "VALID 2.5 and 3.7; all three of 8x56x56x128 k3 s2x1: 9.9 and 1.0, 11 and 1.7, 9.3 and 1.8; float32, 2 CPU "
-        "cores (with --onednn off)",
+        "8x57x57x144 k3 s2 VALID 3.7 and 1.7; filter gradient of 8x28x28x192 k7 5.2 and 2.9, of 8x28x28x240 k5 3.3 and "
+        "2.6, of 8x59x59x144 k5 s2 VALID 2.8 and 2.2, but of 8x56x56x128 k3 3.2 and 3.4; all three of 8x56x56x128 k3 "
+        "s2x1: 9.9 and 1.0, 11 and 1.7, 9.3 and 1.8; float32, 2 CPU cores (with --onednn off)",
     ),
     Row(
         "native",
