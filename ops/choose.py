@@ -32,8 +32,8 @@ class Row:
 
 MOST_FILTER_GRAD_COLUMNS = 3
 """With oneDNN, where nothing is dilated and channels have one output each: most columns of a filter whose gradient
-oneDNN's kernel computes, however many rows. 8x28x28x192 k31x3 takes 4.2 ms in it and 7.2 in an island, k4 4.7 and 1.9,
-k1x5 2.5 and 1.3."""
+oneDNN's kernel computes, however many rows. 8x28x28x192 k31x3 takes 4.2 ms in it and 7.2 in an island; k4, in two
+parts, 3.4 and 2.4, k1x5 1.7 and 1.3."""
 MOST_STRIDED_FILTER_GRAD_TAPS = 9
 """The same with strides: most taps. 8x28x28x192 k7x3 s2 takes 2.4 and 1.1 ms, k7x3 s2 VALID 1.0 and 0.9."""
 LEAST_FILTER_GRAD_TAPS = 25

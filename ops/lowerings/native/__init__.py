@@ -3,7 +3,8 @@
 Two kernels of `tf.raw_ops` compute depthwise convolutions, and neither takes every case. What a case gets:
 
     plain       DepthwiseConv2dNative: equal strides, no dilation. Every build and device has it. With oneDNN its
-                output may be dilated too; its gradients then err, some in silence.
+                output may be dilated too; its gradients then err, some in silence. The filter gradient of a wide
+                filter is taken a few columns at a time, for oneDNN has a fast kernel for no more.
     grouped     Conv2D with filter [kh, kw, 1, C*M]: unequal strides, dilations, both together. oneDNN runs it as
                 fast as the plain one, but its output errs for a single channel, and its gradients are slow where
                 dilated; other CPU builds run it 30 to 60 times slower, without gradients.

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from math import prod
 from typing import Any, Protocol
 
+import numpy as np
 import tensorflow as tf
+from depthwise.ops.geometry import ceil_div
 from depthwise.ops.spec import ConvSpec
 
 raw = tf.raw_ops
@@ -17,6 +20,16 @@ MOST_TAPS_PADDED = 121
 has no fast kernel: the bare op takes 8.8 ms for 3x3 on (32,1,1,960), MobileNetV2's last layers on images of 32x32, and
 0.7 with the padding; 5x5 on (32,3,3,768) 12 and 4.4, 11x11 on (8,10,10,64) 5.3 and 2.4, but 13x13 on (8,7,7,1024) 37
 and 81."""
+
+MOST_COLUMNS = 3
+"""Most columns of a filter whose gradient oneDNN has a fast kernel for. 5x5 on (8,28,28,240) takes 7.5 ms, and 4.5 as
+3 and 2 columns; 7x7 on (8,56,56,96) 19 and 11, on (8,7,7,768) 14 and 2.3; 31x31 on (8,56,56,128) 1,760 and 400."""
+MOST_ROWS = 7
+"""Most rows of a filter for which that is done on images of unknown height, which may be lower than the filter: 27x27
+on (8,14,14,512) takes 140 ms, and would take 240."""
+LEAST_PRODUCTS_EAGER = 2**24
+"""Fewest products for which that is done in eager code, where six ops are called in place of one: 7x7 on (8,14,14,384)
+takes 5.7 ms in one and 4.7 in parts, on (8,14,14,192) 2.4 and 2.8. In a graph parts are as fast of any size."""
 
 
 class Kernel(Protocol):
@@ -87,9 +100,36 @@ class Plain:
     def filter_grad(self, spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor:
         if _pays_to_pad_first(spec):
             spec, x = padded(spec, x)
+        if _pays_in_parts(spec, dy):
+            return self._filter_grad_in_parts(spec, x, dy, sizes)
         return raw.DepthwiseConv2dNativeBackpropFilter(
             input=x, filter_sizes=sizes, out_backprop=dy, **_attributes(spec)
         )
+
+    def _filter_grad_in_parts(self, spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor:
+        """The filter gradients of a few columns at a time, as of narrow filters, without strides.
+
+        Each meets the padded input from its first column on, as far as those of the last output go.
+        """
+        rows, cols = spec.rows, spec.cols
+        # Without strides, padding is the same of any size.
+        row_pads, col_pads = (replace(axis, size=1).pads for axis in (rows, cols))
+        if any(col_pads):
+            x = raw.Pad(input=x, paddings=[[0, 0], [0, 0], list(col_pads), [0, 0]])
+        parts = []
+        for columns in np.array_split(range(cols.taps), ceil_div(cols.taps, MOST_COLUMNS)):
+            first, count = int(columns[0]), len(columns)
+            end = first + count - cols.taps or None
+            part = replace(spec, rows=replace(rows, padding=row_pads), cols=replace(cols, taps=count, padding=(0, 0)))
+            parts.append(
+                raw.DepthwiseConv2dNativeBackpropFilter(
+                    input=cut(x, [0, 0, first, 0], [None, None, end, None]),
+                    filter_sizes=[rows.taps, count, spec.channels or sizes[2], 1],
+                    out_backprop=dy,
+                    **_attributes(part),
+                )
+            )
+        return tf.concat(parts, 1)
 
 
 class Grouped:
@@ -132,6 +172,18 @@ def _pays_to_pad_first(spec: ConvSpec) -> bool:
     if not spec.known or spec.rows.size >= spec.rows.taps or spec.taps > MOST_TAPS_PADDED:
         return False
     return onednn_computes(spec) and all(sum(axis.pads) <= 2 * axis.span for axis in (spec.rows, spec.cols))
+
+
+def _pays_in_parts(spec: ConvSpec, dy: tf.Tensor) -> bool:
+    """Whether the filter gradient is faster a few columns at a time: oneDNN computes it, the filter is wide, and not
+    higher than the image, and there are no strides (5x5, stride 2, on (8,56,56,144) takes 5.9 ms and would take 5.6)
+    and no multiples (5x5 on (8,28,28,64) with two outputs 2.7 and 3.7)."""
+    rows, cols = spec.rows, spec.cols
+    if not onednn_computes(spec) or spec.is_strided or spec.multiplier != 1 or None in (rows.taps, cols.taps):
+        return False
+    if cols.taps <= MOST_COLUMNS or rows.taps > (rows.size if isinstance(rows.size, int) else MOST_ROWS):
+        return False
+    return not tf.executing_eagerly() or prod(dy.shape) * spec.taps >= LEAST_PRODUCTS_EAGER
 
 
 def explicit_pads(spec: ConvSpec) -> tuple[tuple[int, int], tuple[int, int]]:

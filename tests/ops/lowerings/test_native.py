@@ -6,10 +6,12 @@ import subprocess
 import sys
 import textwrap
 import unittest
+from unittest import mock
 
 import tensorflow as tf
 from depthwise.ops import depthwise_conv2d, explain
 from depthwise.ops.lowerings import BY_NAME
+from depthwise.ops.lowerings.native import kernels
 from depthwise.ops.lowerings.native.kernels import onednn_runs_grouped_convolutions
 from depthwise.ops.spec import canonicalize
 from parameterized import parameterized
@@ -131,6 +133,53 @@ class PaddingTest(unittest.TestCase):
         graph = gradients.get_concrete_function(tf.zeros([2, 12, 12, 4]), tf.zeros([3, 3, 4, 1])).graph
         combs = [tuple(op.outputs[0].shape) for op in graph.get_operations() if op.type == "SpaceToBatchND"]
         self.assertEqual(combs, [(2 * 12 * 12, 1, 1, 4)] * 3)
+
+
+@unittest.skipUnless(onednn_runs_grouped_convolutions(), "TensorFlow's kernels without oneDNN are fast at it")
+class WideFilterTest(unittest.TestCase):
+    @parameterized.expand(
+        itertools.product(
+            (
+                "in=2x9x8x3 filter=5x4x1",
+                "in=3x9x11x2 filter=3x7x1 padding=VALID",
+                "in=1x8x9x2 filter=4x10x1 padding=2,0,7,1 format=NCHW",
+                "in=2x7x9x4 filter=7x5x1 data=special",
+                "in=2x9x8x3 filter=2x6x1 dilations=2x3",
+                "in=2x3x5x2 filter=4x5x1 dtype=bfloat16",
+            ),
+            ("eager", "graph", "unknown"),
+        )
+    )
+    def test_gradients_in_parts(self, notation, mode):
+        with mock.patch.object(kernels, "LEAST_PRODUCTS_EAGER", 0):
+            check(self, notation, "native", mode)
+
+    @parameterized.expand(
+        [
+            ("narrow", (4, 9, 9, 3), (5, 3, 3, 1), 1, 1),
+            ("wide", (4, 9, 9, 3), (1, 4, 3, 1), 1, 2),
+            ("wider", (None, 9, None, 3), (5, 7, 3, 1), 1, 3),
+            ("of_any_height", (4, None, 9, 3), (8, 5, 3, 1), 1, 1),
+            ("strided", (4, 9, 9, 3), (5, 5, 3, 1), 2, 1),
+            ("repeated", (4, 9, 9, 3), (5, 5, 3, 2), 1, 1),
+        ]
+    )
+    def test_as_many_parts_as_pay(self, _, shape, filter_shape, stride, parts):
+        def filter_grad(x, w, dy):
+            spec = canonicalize(x, w, [1, stride, stride, 1], "SAME", None, None)[0]
+            return BY_NAME["native"].filter_grad(spec, x, dy, tf.shape(w))
+
+        images = [tf.TensorSpec([*shape[:3], channels]) for channels in (3, 3 * filter_shape[3])]
+        traced = tf.function(filter_grad, autograph=False)
+        graph = traced.get_concrete_function(images[0], tf.TensorSpec(filter_shape), images[1]).graph
+        bodies = [graph.get_operations(), *(f.node_def for f in graph.as_graph_def().library.function)]
+        found = max(sum(_type(op) == "DepthwiseConv2dNativeBackpropFilter" for op in body) for body in bodies)
+        self.assertEqual(found, parts)
+
+
+def _type(op):
+    """Of an operation, or of a node."""
+    return op.type if isinstance(op, tf.Operation) else op.op
 
 
 class ExactFilterGradientTest(unittest.TestCase):
