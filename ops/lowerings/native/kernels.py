@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
-from math import prod
+from functools import cache, lru_cache
 from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import ceil_div
-from depthwise.ops.spec import ConvSpec
+from depthwise.ops.spec import MOST_SPECS, ConvSpec
 
 raw = tf.raw_ops
 
@@ -27,9 +27,6 @@ MOST_COLUMNS = 3
 MOST_ROWS = 7
 """Most rows of a filter for which that is done on images of unknown height, which may be lower than the filter: 27x27
 on (8,14,14,512) takes 140 ms, and would take 240."""
-LEAST_PRODUCTS_EAGER = 2**24
-"""Fewest products for which that is done in eager code, where six ops are called in place of one: 7x7 on (8,14,14,384)
-takes 5.7 ms in one and 4.7 in parts, on (8,14,14,192) 2.4 and 2.8. In a graph parts are as fast of any size."""
 
 
 class Kernel(Protocol):
@@ -100,36 +97,13 @@ class Plain:
     def filter_grad(self, spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor:
         if _pays_to_pad_first(spec):
             spec, x = padded(spec, x)
-        if _pays_in_parts(spec, dy):
-            return self._filter_grad_in_parts(spec, x, dy, sizes)
+        if _pays_in_parts(spec):
+            if tf.executing_eagerly():
+                return _in_one_call(_of_any_images(spec))(x, dy)
+            return _in_parts(spec, x, dy, sizes)
         return raw.DepthwiseConv2dNativeBackpropFilter(
             input=x, filter_sizes=sizes, out_backprop=dy, **_attributes(spec)
         )
-
-    def _filter_grad_in_parts(self, spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor:
-        """The filter gradients of a few columns at a time, as of narrow filters, without strides.
-
-        Each meets the padded input from its first column on, as far as those of the last output go.
-        """
-        rows, cols = spec.rows, spec.cols
-        # Without strides, padding is the same of any size.
-        row_pads, col_pads = (replace(axis, size=1).pads for axis in (rows, cols))
-        if any(col_pads):
-            x = raw.Pad(input=x, paddings=[[0, 0], [0, 0], list(col_pads), [0, 0]])
-        parts = []
-        for columns in np.array_split(range(cols.taps), ceil_div(cols.taps, MOST_COLUMNS)):
-            first, count = int(columns[0]), len(columns)
-            end = first + count - cols.taps or None
-            part = replace(spec, rows=replace(rows, padding=row_pads), cols=replace(cols, taps=count, padding=(0, 0)))
-            parts.append(
-                raw.DepthwiseConv2dNativeBackpropFilter(
-                    input=cut(x, [0, 0, first, 0], [None, None, end, None]),
-                    filter_sizes=[rows.taps, count, spec.channels or sizes[2], 1],
-                    out_backprop=dy,
-                    **_attributes(part),
-                )
-            )
-        return tf.concat(parts, 1)
 
 
 class Grouped:
@@ -174,16 +148,57 @@ def _pays_to_pad_first(spec: ConvSpec) -> bool:
     return onednn_computes(spec) and all(sum(axis.pads) <= 2 * axis.span for axis in (spec.rows, spec.cols))
 
 
-def _pays_in_parts(spec: ConvSpec, dy: tf.Tensor) -> bool:
+def _pays_in_parts(spec: ConvSpec) -> bool:
     """Whether the filter gradient is faster a few columns at a time: oneDNN computes it, the filter is wide, and not
     higher than the image, and there are no strides (5x5, stride 2, on (8,56,56,144) takes 5.9 ms and would take 5.6)
     and no multiples (5x5 on (8,28,28,64) with two outputs 2.7 and 3.7)."""
     rows, cols = spec.rows, spec.cols
     if not onednn_computes(spec) or spec.is_strided or spec.multiplier != 1 or None in (rows.taps, cols.taps):
         return False
-    if cols.taps <= MOST_COLUMNS or rows.taps > (rows.size if isinstance(rows.size, int) else MOST_ROWS):
-        return False
-    return not tf.executing_eagerly() or prod(dy.shape) * spec.taps >= LEAST_PRODUCTS_EAGER
+    most_rows = rows.size if isinstance(rows.size, int) else MOST_ROWS
+    return bool(cols.taps > MOST_COLUMNS and rows.taps <= most_rows)
+
+
+def _in_parts(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor:
+    """The filter gradients of a few columns at a time, as of narrow filters.
+
+    Each meets the padded input from its first column on, as far as those of the last output go.
+    """
+    rows, cols = spec.rows, spec.cols
+    # Without strides, padding is the same of any size.
+    row_pads, col_pads = (replace(axis, size=1).pads for axis in (rows, cols))
+    if any(col_pads):
+        x = raw.Pad(input=x, paddings=[[0, 0], [0, 0], list(col_pads), [0, 0]])
+    parts = []
+    for columns in np.array_split(range(cols.taps), ceil_div(cols.taps, MOST_COLUMNS)):
+        first, count = int(columns[0]), len(columns)
+        part = replace(spec, rows=replace(rows, padding=row_pads), cols=replace(cols, taps=count, padding=(0, 0)))
+        parts.append(
+            raw.DepthwiseConv2dNativeBackpropFilter(
+                input=cut(x, [0, 0, first, 0], [None, None, first + count - cols.taps or None, None]),
+                filter_sizes=[rows.taps, count, spec.channels or sizes[2], 1],
+                out_backprop=dy,
+                **_attributes(part),
+            )
+        )
+    return tf.concat(parts, 1)
+
+
+@lru_cache(maxsize=MOST_SPECS)
+def _of_any_images(spec: ConvSpec) -> ConvSpec:
+    rows, cols = (replace(axis, size=None) for axis in (spec.rows, spec.cols))
+    return replace(spec, batch=None, rows=rows, cols=cols)
+
+
+@lru_cache(maxsize=MOST_SPECS)
+def _in_one_call(spec: ConvSpec) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """(input, output gradient) -> filter gradient in parts, for eager code: one function for images of any size, where
+    calls of six ops would take longer than the parts save."""
+    function = tf.function(lambda x, dy: _in_parts(spec, x, dy, spec.filter_shape), autograph=False)
+    found: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = function.get_concrete_function(
+        *[tf.TensorSpec(shape, spec.dtype) for shape in (spec.input_shape, spec.output_shape)]
+    )
+    return found
 
 
 def explicit_pads(spec: ConvSpec) -> tuple[tuple[int, int], tuple[int, int]]:
