@@ -14,7 +14,7 @@ from math import prod
 import tensorflow as tf
 from depthwise.ops.lowerings import BY_NAME
 from depthwise.ops.lowerings.base import CONTRACTIONS, Contraction, Plan
-from depthwise.ops.lowerings.native import is_padded_slowly
+from depthwise.ops.lowerings.native import as_output, is_padded_slowly
 from depthwise.ops.lowerings.native.kernels import onednn_computes
 from depthwise.ops.mode import Mode
 from depthwise.ops.spec import FLOATS, MOST_SPECS, ConvSpec, argument_error, shown
@@ -111,7 +111,8 @@ def _island_with_onednn(spec: ConvSpec, contraction: Contraction, mode: Mode) ->
         return spec.is_dilated or (is_slow and _repeats(spec) == 1)
     if not spec.is_dilated or spec.taps > MOST_DILATED_TAPS:
         return False
-    return contraction == "input_grad" or is_padded_slowly(spec)
+    by_kernel = spec if contraction == "output" else as_output(spec)
+    return by_kernel is None or is_padded_slowly(by_kernel)
 
 
 def _island_without_onednn(spec: ConvSpec, contraction: Contraction, mode: Mode) -> bool:

@@ -47,7 +47,7 @@ class TableTest(unittest.TestCase):
             ("7x3", [8, 28, 28, 192], dict(k=(7, 3), stride=2), "native native island", "native island native"),
             ("7x7", [8, 28, 28, 192], dict(k=7), "native native island", "island island island"),
             ("3x3", [8, 56, 56, 128], {}, "native native native", "island island native"),
-            ("dilated", [8, 56, 56, 128], dict(rate=2), "native island island", "island island island"),
+            ("dilated", [8, 56, 56, 128], dict(rate=2), "native native island", "island island island"),
             ("dilated_far", [8, 33, 33, 256], dict(rate=6), "island island island", "island island island"),
             ("dilated_5x5", [8, 33, 33, 256], dict(k=5, rate=4), "native native island", "island island island"),
             ("strided", [8, 56, 56, 128], dict(stride=2), "native native native", "native island native"),

@@ -4,7 +4,8 @@ Two kernels of `tf.raw_ops` compute depthwise convolutions, and neither takes ev
 
     plain       DepthwiseConv2dNative: equal strides, no dilation. Every build and device has it. With oneDNN its
                 output may be dilated too; its gradients then err, some in silence. The filter gradient of a wide
-                filter is taken a few columns at a time, for oneDNN has a fast kernel for no more.
+                filter is taken a few columns at a time, for oneDNN has a fast kernel for no more; an input gradient
+                that is dilated, or of a large filter, is the output of the output gradient and the reversed filter.
     grouped     Conv2D with filter [kh, kw, 1, C*M]: unequal strides, dilations, both together. oneDNN runs it as
                 fast as the plain one, but its output errs for a single channel, and its gradients are slow where
                 dilated; other CPU builds run it 30 to 60 times slower, without gradients.
@@ -50,6 +51,11 @@ takes 10.8 ms with SAME padding, and 2.5 padded beforehand."""
 PADDED_TO = 2
 """How many times as large as the image the padding may make it before phases, which need none, are faster: 3x3 on
 (8,33,33,256) takes 6.3 ms with rate 6 and 8.2 with rate 12 (1.9 and 3.0 times as large), and 7.6 and 7.4 in phases."""
+LEAST_TAPS_TRANSPOSED, SLOW_OUTPUTS = 10, range(81, 225)
+"""Fewest taps, and which numbers of them not, for which an input gradient without strides or dilations is computed as
+an output: 7x7 on (8,28,28,192) takes 1.7 ms as a gradient and 1.4 as an output, 31x31 on (8,56,56,128) 60 and 34, but
+13x13 on (8,28,28,256) 6.8 and 10, and 3x3 the same either way. Dilated, where a gradient is one of phases, always: 3x3,
+rate 2, on (8,56,56,128) 5.2 and 2.5."""
 MOST_PHASES, MOST_COMBS = 256, 4096
 """Most phases before the phased kernel refuses: with a stride, where each is a slice in the graph; and without, where
 phases longer than the image are padded."""
@@ -97,8 +103,15 @@ class Native:
 
     def input_grad(self, spec: ConvSpec, filter: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
         def compute() -> tf.Tensor:
-            g, nhwc_sizes = _to_nhwc(spec, dy), _nhwc_sizes(spec, sizes)
-            return _from_nhwc(spec, _kernel(spec, "input_grad").input_grad(_as_nhwc(spec), filter, g, nhwc_sizes))
+            g, transposed = _to_nhwc(spec, dy), as_output(spec)
+            if transposed is None:
+                nhwc_sizes = _nhwc_sizes(spec, sizes)
+                dx = _kernel(spec, "input_grad").input_grad(_as_nhwc(spec), filter, g, nhwc_sizes)
+            else:
+                inner, image = _padded_if_faster(transposed, g)
+                reversed_filter = raw.ReverseV2(tensor=filter, axis=[0, 1])
+                dx = _kernel(transposed, "output").output(inner, image, reversed_filter)
+            return _from_nhwc(spec, dx)
 
         return _unless_empty(spec, compute, sizes, dy, filter)
 
@@ -151,6 +164,35 @@ def _kernel(spec: ConvSpec, contraction: Contraction) -> Kernel:
     return Phased() if spec.channels in (1, None) else Grouped()
 
 
+@lru_cache(maxsize=MOST_SPECS)
+def as_output(spec: ConvSpec) -> ConvSpec | None:
+    """The convolution, in NHWC, whose output is the input gradient, of the output gradient and the reversed filter.
+
+    Returns:
+      None where there is none, or oneDNN is no faster at it.
+    """
+    if not onednn_computes(spec) or spec.is_strided or spec.multiplier != 1 or None in (spec.rows.taps, spec.cols.taps):
+        return None
+    # Without strides, padding is the same of any size.
+    any_size = [replace(axis, size=1) for axis in (spec.rows, spec.cols)]
+    pads = [tuple(axis.span - 1 - pad for pad in axis.pads) for axis in any_size]
+    if min(map(min, pads)) < 0:
+        return None
+    are_same = all(replace(axis, padding="SAME").pads == pad for axis, pad in zip(any_size, pads, strict=True))
+    rows, cols = (
+        replace(axis, size=axis.output if axis.known else None, padding="SAME" if are_same else pad)
+        for axis, pad in zip((spec.rows, spec.cols), pads, strict=True)
+    )
+    transposed = replace(_as_nhwc(spec), rows=rows, cols=cols)
+    if not spec.is_dilated:
+        is_quick = are_same and spec.taps >= LEAST_TAPS_TRANSPOSED and spec.taps not in SLOW_OUTPUTS
+    elif spec.known:
+        is_quick = not _is_enlarged(transposed)
+    else:
+        is_quick = max(map(max, pads)) <= PADS_IN_PLACE
+    return transposed if is_quick else None
+
+
 # Entering and leaving the kernels' world: NHWC.
 
 
@@ -201,9 +243,12 @@ def _is_padded_too_far(spec: ConvSpec) -> bool:
     """Whether phases, which need no padding, are faster."""
     if not is_padded_slowly(spec) or common_phases(spec.rows, spec.cols)[0].padding == "VALID":
         return False
+    return prod(axis.rate for axis in (spec.rows, spec.cols)) <= MOST_COMBS and _is_enlarged(spec)
+
+
+def _is_enlarged(spec: ConvSpec) -> bool:
+    """Whether padding makes an image of known size much larger."""
     axes = spec.rows, spec.cols
-    if prod(axis.rate for axis in axes) > MOST_COMBS:
-        return False
     return bool(prod(axis.size + sum(axis.pads) for axis in axes) > PADDED_TO * prod(axis.size for axis in axes))
 
 

@@ -134,6 +134,58 @@ class PaddingTest(unittest.TestCase):
         self.assertEqual(combs, [(2 * 12 * 12, 1, 1, 4)] * 3)
 
 
+class TransposedTest(unittest.TestCase):
+    @parameterized.expand(
+        itertools.product(
+            (
+                "in=2x9x8x3 filter=4x3x1 dilations=2x1",  # an even filter pads one side more, its transpose the other
+                "in=2x9x11x3 filter=3x2x1 padding=VALID dilations=1x2 data=special",
+                "in=1x8x9x2 filter=3x4x1 padding=4,0,1,3 dilations=2x1 format=NCHW",
+                "in=1x5x6x2 filter=2x3x1 padding=3,0,1,1 dilations=2x1",  # a side is padded further than a window goes
+                "in=2x9x8x3 filter=5x4x1 data=special",
+                "in=2x7x9x1 filter=3x5x1 padding=1,1,2,2 dtype=bfloat16",
+            ),
+            ("eager", "graph", "unknown"),
+        )
+    )
+    def test_input_gradients(self, notation, mode):
+        check(self, notation, "native", mode)
+
+    @parameterized.expand(
+        [
+            ("dilated", dict(shape=(2, 19, 19, 3), k=3, rate=2), True),
+            ("dilated_valid", dict(shape=(2, 39, 39, 3), k=3, rate=2, padding="VALID"), True),
+            ("dilated_far", dict(shape=(2, 9, 9, 3), k=3, rate=4), False),
+            ("dilated_of_any_size", dict(shape=(None, None, None, 3), k=3, rate=5), True),
+            ("dilated_far_of_any_size", dict(shape=(None, None, None, 3), k=3, rate=6), False),
+            ("3x3", dict(shape=(2, 9, 9, 3), k=3), False),
+            ("4x4", dict(shape=(None, 9, 9, 3), k=4), False),
+            ("5x5", dict(shape=(None, None, 9, 3), k=5), True),
+            ("5x5_valid", dict(shape=(2, 9, 9, 3), k=5, padding="VALID"), False),
+            ("5x5_strided", dict(shape=(2, 9, 9, 3), k=5, stride=2), False),
+            ("5x5_repeated", dict(shape=(2, 9, 9, 3), k=5, multiplier=2), False),
+            ("13x13", dict(shape=(2, 9, 9, 3), k=13), False),
+            ("15x15", dict(shape=(2, 9, 9, 3), k=15), True),
+        ]
+    )
+    @unittest.skipUnless(onednn_runs_grouped_convolutions(), "without oneDNN none is faster")
+    def test_those_that_are_faster_are_outputs(self, _, case, is_output):
+        case = dict(rate=1, stride=1, padding="SAME", multiplier=1) | case
+        w = tf.TensorSpec([case["k"], case["k"], 3, case["multiplier"]])
+        dy = tf.TensorSpec([*case["shape"][:3], 3 * case["multiplier"]])
+
+        def input_grad(x, w, dy):
+            spec = canonicalize(x, w, [1, case["stride"], case["stride"], 1], case["padding"], None, case["rate"])[0]
+            return BY_NAME["native"].input_grad(spec, w, dy, tf.shape(x))
+
+        graph = (
+            tf.function(input_grad, autograph=False).get_concrete_function(tf.TensorSpec(case["shape"]), w, dy).graph
+        )
+        found = set(_types(graph))
+        self.assertEqual("DepthwiseConv2dNative" in found, is_output)
+        self.assertEqual("DepthwiseConv2dNativeBackpropInput" in found, not is_output)
+
+
 @unittest.skipUnless(onednn_runs_grouped_convolutions(), "TensorFlow's kernels without oneDNN are fast at it")
 class WideFilterTest(unittest.TestCase):
     @parameterized.expand(
@@ -170,9 +222,7 @@ class WideFilterTest(unittest.TestCase):
         images = [tf.TensorSpec([*shape[:3], channels]) for channels in (3, 3 * filter_shape[3])]
         traced = tf.function(filter_grad, autograph=False)
         graph = traced.get_concrete_function(images[0], tf.TensorSpec(filter_shape), images[1]).graph
-        bodies = [graph.get_operations(), *(f.node_def for f in graph.as_graph_def().library.function)]
-        found = max(sum(_type(op) == "DepthwiseConv2dNativeBackpropFilter" for op in body) for body in bodies)
-        self.assertEqual(found, parts)
+        self.assertEqual(_types(graph).count("DepthwiseConv2dNativeBackpropFilter"), parts)
 
     def test_eager_calls_share_a_function_whatever_the_images(self):
         def traced(*shape):
@@ -184,9 +234,10 @@ class WideFilterTest(unittest.TestCase):
         self.assertEqual(traced(1, 9, 8, 7), traced(2, 6, 7, 7))
 
 
-def _type(op):
-    """Of an operation, or of a node."""
-    return op.type if isinstance(op, tf.Operation) else op.op
+def _types(graph):
+    """Of the operations in a graph and in its branches."""
+    functions = graph.as_graph_def().library.function
+    return [op.type for op in graph.get_operations()] + [node.op for f in functions for node in f.node_def]
 
 
 class ExactFilterGradientTest(unittest.TestCase):
