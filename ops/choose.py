@@ -46,8 +46,8 @@ in oneDNN's kernel and 11 in an island, 8x14x14x512 k27 NCHW 19 and 31."""
 MOST_STRIDED_NCHW_TAPS = 9
 """The same with strides: 8x28x28x240 k5 s2 NCHW takes 1.8 and 2.7 ms, output, and 1.8 and 2.3, input gradient."""
 MOST_DILATED_TAPS = 9
-"""Dilated, with oneDNN: most taps for which an island computes output or input gradient. The input gradient of
-8x28x28x192 k7 d2 takes 4.7 ms in oneDNN's kernel and 6.4 in an island."""
+"""Dilated, with oneDNN, and padded beforehand: most taps for which an island computes output or input gradient. The
+input gradient of 8x28x28x192 k7 d2 takes 4.4 ms in oneDNN's kernel and 5.4 in an island."""
 MOST_REPEATS = 4
 """NCHW, or oneDNN and several outputs of a channel: most of these for which an island computes anything. The output of
 8x112x112x3 k3 s2 m8 takes 0.6 ms in oneDNN's kernel and 1.6 in an island."""
@@ -166,10 +166,10 @@ TABLE: tuple[Row, ...] = (
         "island",
         _island_with_onednn,
         "oneDNN's kernels are slow at it; sizes are known and large, so that compiling it once pays",
-        "native and island: 8.8 and 3.7 ms, filter gradient of 8x28x28x240 k5, 5.5 and 2.5 of 8x28x28x192 k4; 8.1 and "
-        "3.1, 10 and 6.9, input and filter gradient of 8x56x56x128 k3 d2; 6.3 and 2.7, 7.5 and 2.7, 6.3 and 4.0, all "
-        "three of 8x33x33x256 k3 d6, but the output of 8x28x28x256 k3 d2, which oneDNN pads itself, 1.9 and 2.0; "
-        "float32, 2 CPU cores (the same command)",
+        "native and island: 4.5 and 3.1 ms, filter gradient of 8x28x28x240 k5, 3.7 and 2.1 of 8x28x28x192 k4, 5.8 and "
+        "3.9 of 8x56x56x128 k3 d2, 12 and 4.5 of 8x28x28x192 k7 d2; 3.7 and 1.8, 3.2 and 2.1, 4.3 and 2.7, all three "
+        "of 8x33x33x256 k3 d6, but output and input gradient of 8x28x28x256 k3 d2, which oneDNN pads itself, 1.6 and "
+        "1.5, 1.8 and 1.8; float32, 2 CPU cores (the same command)",
     ),
     Row(
         "island",
