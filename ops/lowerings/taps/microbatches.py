@@ -23,6 +23,8 @@ MOST_SUMS = 5 * 2**17
 """Most partial sums of a microbatch that has several images; of one that has not, most with COLUMN_TERMS. 7x7 on
 (32,14,14,384) took 7.9 ms and 64 MiB, and takes 5.6 and 3.5; 7x7 on (8,7,7,768) 1.8 ms and 16 MiB, and takes 1.5 and 3
 two images at a time, 2.0 one at a time. 31x31 on (8,56,56,128) took 250 ms, and takes 190, but 640 in COLUMN_TERMS."""
+FEWER = 4
+"""How many times fewer images a microbatch may have than it could, because the batch is to be divided by them."""
 
 
 def filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
@@ -53,8 +55,10 @@ def _images(spec: ConvSpec) -> int | None:
     # rate 2, on (8,56,56,128) takes 3.3 ms, and would take 3.8. In NCHW they are copied anyway, to be transposed.
     if spec.data_format == "NHWC" and sums <= spec.rows.size * spec.cols.size * channels:
         return None
-    images = max(n for n in range(1, batch + 1) if batch % n == 0 and (n == 1 or n * sums <= MOST_SUMS))
-    return images if images < batch else None
+    most = max(1, min(batch, MOST_SUMS // sums))
+    images = max(n for n in range(1, most + 1) if batch % n == 0)
+    # Many turns of little work each take longer than one of all.
+    return images if images < batch and most <= FEWER * images else None
 
 
 def _part(layout: Layout, image: tf.Tensor, first: tf.Tensor, images: int) -> tf.Tensor:

@@ -9,6 +9,7 @@ from depthwise.conformance.case import parse
 from depthwise.conformance.data import Problem
 from depthwise.ops import depthwise_conv2d
 from depthwise.ops.lowerings.taps import correlate, microbatches, unpadded
+from depthwise.ops.spec import canonicalize
 from parameterized import parameterized
 from results import FIRST, check, results
 
@@ -156,6 +157,14 @@ class TapsTest(unittest.TestCase):
         images = {args.args[0].batch for args in of_a_microbatch.call_args_list}
         self.assertEqual(images, {{1: 1, 6000: 3, 8000: 2}[most_sums]})
         self.assertGreater(batch, max(images))
+
+    @parameterized.expand([(16, None), (20, 10), (31, None), (32, 16), (33, 11), (34, None)])
+    def test_batches_that_cannot_be_divided_well_are_not(self, batch, expected):
+        """A microbatch could have 16 images, and could here have one, or two, of 31 and 34."""
+        x, w = tf.zeros([batch, 7, 7, 32]), tf.zeros([7, 7, 32, 1])
+        spec = canonicalize(x, w, [1, 1, 1, 1], "SAME", None, None)[0]
+        with mock.patch.object(microbatches, "MOST_SUMS", 16 * 7 * 7 * 7 * 32):
+            self.assertEqual(microbatches._images(spec), expected)
 
     @parameterized.expand(
         [
