@@ -67,8 +67,8 @@ def depthwise_conv2d(
 
     Differentiable to any order in input and filter, in reverse and forward mode, in eager code, in functions with or
     without XLA, and vectorized by `tf.vectorized_map`; integers have no gradients. The same call gives the same bits.
-    (Under XLA, "native" and "portable" are not vectorized, nor filter gradients by "island" or of more than 64 taps, and
-    a forward accumulator around a compiled function cannot see through the first two. They raise an error there.)
+    (Under XLA, "native" and "portable" are not vectorized, nor filter gradients by "island" or of over 64 taps; and a
+    forward accumulator around a compiled function cannot see through the first two. They raise an error there.)
 
     NaN and infinity in the input or in the incoming gradient reach exactly the results whose sums they are in. What a
     filter value that is not finite meets over padding is not specified: a lowering may leave the term out, or multiply
