@@ -15,7 +15,7 @@ import tensorflow as tf
 from depthwise.ops.lowerings import BY_NAME
 from depthwise.ops.lowerings.base import CONTRACTIONS, Contraction, Plan
 from depthwise.ops.lowerings.native import as_output, is_padded_slowly
-from depthwise.ops.lowerings.native.kernels import onednn_computes
+from depthwise.ops.lowerings.native.kernels import MOST_COLUMNS, onednn_computes
 from depthwise.ops.mode import Mode
 from depthwise.ops.spec import FLOATS, MOST_SPECS, ConvSpec, argument_error, shown
 
@@ -30,12 +30,11 @@ class Row:
     evidence: str
 
 
-MOST_FILTER_GRAD_COLUMNS = 3
-"""With oneDNN, where nothing is dilated and channels have one output each: most columns of a filter whose gradient
-oneDNN's kernel computes, however many rows. 8x28x28x192 k31x3 takes 4.2 ms in it and 7.2 in an island; k4, in two
-parts, 3.4 and 2.4, k1x5 1.7 and 1.3."""
 MOST_STRIDED_FILTER_GRAD_TAPS = 9
-"""The same with strides: most taps. 8x28x28x192 k7x3 s2 takes 2.4 and 1.1 ms, k7x3 s2 VALID 1.0 and 0.9."""
+"""With oneDNN and strides, where nothing is dilated and channels have one output each: most taps for which the kernel
+computes a filter gradient of up to MOST_COLUMNS. Without strides, however many: 8x28x28x192 k31x3 takes 4.2 ms in it
+and 7.2 in an island; of more columns k4, in two parts, 3.4 and 2.4, k1x5 1.7 and 1.3. With them 8x28x28x192 k7x3 s2
+takes 2.4 and 1.1 ms, k7x3 s2 VALID 1.0 and 0.9."""
 LEAST_FILTER_GRAD_TAPS = 25
 """Fewest taps for which an island computes the filter gradient without oneDNN, but for FEW_REPEATS outputs of each
 channel, where the kernel is slow for 3x3 too: 8x28x28x192 k3 m2 takes 4.0 ms in it and 2.3 in an island, k3 m4 (of
@@ -105,9 +104,7 @@ def _island_with_onednn(spec: ConvSpec, contraction: Contraction, mode: Mode) ->
     if not _island_may_pay(spec, mode) or not onednn_computes(spec):
         return False
     if contraction == "filter_grad":
-        is_slow = spec.cols.taps > MOST_FILTER_GRAD_COLUMNS or (
-            spec.is_strided and spec.taps > MOST_STRIDED_FILTER_GRAD_TAPS
-        )
+        is_slow = spec.cols.taps > MOST_COLUMNS or (spec.is_strided and spec.taps > MOST_STRIDED_FILTER_GRAD_TAPS)
         return spec.is_dilated or (is_slow and _repeats(spec) == 1)
     if not spec.is_dilated or spec.taps > MOST_DILATED_TAPS:
         return False

@@ -37,7 +37,9 @@ from depthwise.ops.lowerings.native.kernels import (
     cut,
     on_padded_input,
     onednn_computes,
+    onednn_computes_everyday,
     padded,
+    pads_without_strides,
 )
 from depthwise.ops.lowerings.native.phased import Phased
 from depthwise.ops.mode import Mode
@@ -171,17 +173,20 @@ def as_output(spec: ConvSpec) -> ConvSpec | None:
     Returns:
       None where there is none, or oneDNN is no faster at it.
     """
-    if not onednn_computes(spec) or spec.is_strided or spec.multiplier != 1 or None in (spec.rows.taps, spec.cols.taps):
+    if not onednn_computes_everyday(spec):
         return None
-    # Without strides, padding is the same of any size.
-    any_size = [replace(axis, size=1) for axis in (spec.rows, spec.cols)]
-    pads = [tuple(axis.span - 1 - pad for pad in axis.pads) for axis in any_size]
+    axes = spec.rows, spec.cols
+    pads = tuple(
+        (axis.span - 1 - before, axis.span - 1 - after)
+        for axis, (before, after) in zip(axes, pads_without_strides(spec), strict=True)
+    )
     if min(map(min, pads)) < 0:
         return None
-    are_same = all(replace(axis, padding="SAME").pads == pad for axis, pad in zip(any_size, pads, strict=True))
+    rows, cols = (replace(axis, padding="SAME") for axis in axes)
+    are_same = pads == pads_without_strides(replace(spec, rows=rows, cols=cols))
     rows, cols = (
         replace(axis, size=axis.output if axis.known else None, padding="SAME" if are_same else pad)
-        for axis, pad in zip((spec.rows, spec.cols), pads, strict=True)
+        for axis, pad in zip(axes, pads, strict=True)
     )
     transposed = replace(_as_nhwc(spec), rows=rows, cols=cols)
     if not spec.is_dilated:

@@ -22,8 +22,9 @@ has no fast kernel: the bare op takes 8.8 ms for 3x3 on (32,1,1,960), MobileNetV
 and 81."""
 
 MOST_COLUMNS = 3
-"""Most columns of a filter whose gradient oneDNN has a fast kernel for. 5x5 on (8,28,28,240) takes 7.5 ms, and 4.5 as
-3 and 2 columns; 7x7 on (8,56,56,96) 19 and 11, on (8,7,7,768) 14 and 2.3; 31x31 on (8,56,56,128) 1,760 and 400."""
+"""Most columns of a filter whose gradient oneDNN has a fast kernel for, however many rows. 5x5 on (8,28,28,240) takes
+7.5 ms, and 4.5 as 3 and 2 columns; 7x7 on (8,56,56,96) 19 and 11, on (8,7,7,768) 14 and 2.3; 31x31 on (8,56,56,128)
+1,760 and 400."""
 MOST_ROWS = 7
 """Most rows of a filter for which that is done on images of unknown height, which may be lower than the filter: 27x27
 on (8,14,14,512) takes 140 ms, and would take 240."""
@@ -153,7 +154,7 @@ def _pays_in_parts(spec: ConvSpec) -> bool:
     higher than the image, and there are no strides (5x5, stride 2, on (8,56,56,144) takes 5.9 ms and would take 5.6)
     and no multiples (5x5 on (8,28,28,64) with two outputs 2.7 and 3.7)."""
     rows, cols = spec.rows, spec.cols
-    if not onednn_computes(spec) or spec.is_strided or spec.multiplier != 1 or None in (rows.taps, cols.taps):
+    if not onednn_computes_everyday(spec):
         return False
     most_rows = rows.size if isinstance(rows.size, int) else MOST_ROWS
     return bool(cols.taps > MOST_COLUMNS and rows.taps <= most_rows)
@@ -165,8 +166,7 @@ def _in_parts(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Ten
     Each meets the padded input from its first column on, as far as those of the last output go.
     """
     rows, cols = spec.rows, spec.cols
-    # Without strides, padding is the same of any size.
-    row_pads, col_pads = (replace(axis, size=1).pads for axis in (rows, cols))
+    row_pads, col_pads = pads_without_strides(spec)
     if any(col_pads):
         x = raw.Pad(input=x, paddings=[[0, 0], [0, 0], list(col_pads), [0, 0]])
     parts = []
@@ -199,6 +199,17 @@ def _in_one_call(spec: ConvSpec) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
         *[tf.TensorSpec(shape, spec.dtype) for shape in (spec.input_shape, spec.output_shape)]
     )
     return found
+
+
+def onednn_computes_everyday(spec: ConvSpec) -> bool:
+    """Whether oneDNN computes it, without strides, one output of each channel, of a filter of known size."""
+    is_sized = None not in (spec.rows.taps, spec.cols.taps)
+    return onednn_computes(spec) and not spec.is_strided and spec.multiplier == 1 and is_sized
+
+
+def pads_without_strides(spec: ConvSpec) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The padding of rows and columns, whose sizes may be unknown: without strides it is the same of any size."""
+    return replace(spec.rows, size=1).pads, replace(spec.cols, size=1).pads
 
 
 def explicit_pads(spec: ConvSpec) -> tuple[tuple[int, int], tuple[int, int]]:
