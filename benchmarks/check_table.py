@@ -75,6 +75,8 @@ def chosen_lowering(case: Case, mode: str, quantity: str) -> str:
     if mode == "eager":
         ask(tf.zeros(case.input_shape, case.dtype), tf.zeros(case.filter_shape, case.dtype))
     else:
-        specs = (tf.TensorSpec(case.input_shape, case.dtype), tf.TensorSpec(case.filter_shape, case.dtype))
+        batch = None if mode == "fit" else case.batch
+        images = tf.TensorSpec([batch, *case.input_shape[1:]], case.dtype)
+        specs = (images, tf.TensorSpec(case.filter_shape, case.dtype))
         tf.function(ask, jit_compile=mode == "xla", autograph=False).get_concrete_function(*specs)
     return chosen[0]

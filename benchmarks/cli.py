@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks.case import parse
-from benchmarks.measurement import MODES, QUANTITIES, Measurement, load, save
+from benchmarks.measurement import MODES, QUANTITIES, USUAL_MODES, Measurement, load, save
 from benchmarks.report import plot, show, show_goals
 from benchmarks.run import PEERS, Request, run
 from benchmarks.suites import SUITES, suite
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--suite", action="append", choices=[*SUITES, "all"], help="cases to measure; may be repeated")
     parser.add_argument("--case", action="append", default=[], help="one case, such as '8x56x56x128 k3 s2 VALID NCHW'")
     parser.add_argument("--batch", type=int, default=8, help="batch size of the suites (8)")
-    parser.add_argument("--mode", action="append", choices=MODES, help="may be repeated; all if not given")
+    parser.add_argument("--mode", action="append", choices=MODES, help="may be repeated; all but fit if not given")
     parser.add_argument("--quantity", action="append", choices=QUANTITIES, help="may be repeated; all if not given")
     parser.add_argument("--implementation", action="append", help="may be repeated, for example 'depthwise:native'")
     parser.add_argument("--seconds", type=float, default=0.3, help="time for each figure (0.3)")
@@ -88,7 +88,7 @@ def _request(options: argparse.Namespace) -> Request:
     return Request(
         cases=tuple(dict.fromkeys(cases)),
         quantities=tuple(options.quantity or (("forward", "step") if options.quick else QUANTITIES)),
-        modes=tuple(options.mode or MODES),
+        modes=tuple(options.mode or USUAL_MODES),
         implementations=tuple(options.implementation or (*usual, *peers)),
         frameworks=_frameworks(options),
         budget_s=min(options.seconds, 0.1) if options.quick else options.seconds,

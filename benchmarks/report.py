@@ -149,25 +149,27 @@ def plot(path: Path, measurements: Sequence[Measurement]) -> None:
         {quantity for _, quantity in times}, key=lambda quantity: (*QUANTITIES, quantity).index(quantity)
     )
     cases = list(dict.fromkeys(case for case, _ in times))
+    modes = [mode for mode in MODES if any(m.mode == mode for m in measurements)]
+    thickness = 0.78 / len(modes)
     height = 1.0 + 0.32 * len(cases)
     figure, axes = pyplot.subplots(
         1, len(quantities), figsize=(2 + 3.6 * len(quantities), height), sharey=True, layout="constrained"
     )
     for axis, quantity in zip([axes] if len(quantities) == 1 else axes, quantities, strict=True):
-        for i, mode in enumerate(MODES):
+        for i, mode in enumerate(modes):
             at, ratios = [], []
             for j, case in enumerate(cases):
                 row = times.get((case, quantity), {})
                 a, b = row.get(("depthwise", mode)), row.get((REFERENCE, mode))
                 if a and b and a.wall_ms and b.wall_ms:
-                    at.append(j + (i - 1) * 0.26)
+                    at.append(j + (i - (len(modes) - 1) / 2) * thickness)
                     ratios.append(b.wall_ms / a.wall_ms)
-            axis.barh(at, [ratio - 1 for ratio in ratios], 0.24, left=1, label=mode)
+            axis.barh(at, [ratio - 1 for ratio in ratios], 0.92 * thickness, left=1, label=mode)
         axis.axvline(1, color="black", linewidth=0.8)
         axis.set_xscale("log")
         axis.set_title(quantity)
         axis.set_xlabel(f"times faster than {REFERENCE} in the same mode")
         axis.set_yticks(range(len(cases)), cases, fontsize=7)
     figure.axes[0].invert_yaxis()
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(MODES), fontsize=8)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(modes), fontsize=8)
     figure.savefig(path, dpi=140)

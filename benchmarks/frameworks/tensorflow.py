@@ -35,19 +35,20 @@ _PIECES = [round(2 ** (exponent / 2)) for exponent in range(48, 28, -1)]
 
 def prepare(case: Case, implementation: str, mode: str, quantity: str) -> Call:
     """The call to measure."""
-    x, w, _ = tensors = _tensors(case)
+    x, w, dy = tensors = _tensors(case)
+    any_batch = [_of_any_size(x), tf.TensorSpec(w.shape, w.dtype), _of_any_size(dy)]
     if implementation == FLOOR:
         data = tf.random.stateless_uniform([case.bytes_moved // 2 // BYTES[case.dtype]], [1, 2])
         data = tf.cast(data, case.dtype)
-        double = _in_mode(lambda t: t * 2, mode)
+        double = _in_mode(lambda t: t * 2, mode, [_of_any_size(data)])
         return _finished(lambda: double(data))
     op = _layer(case, implementation, w) if implementation.endswith("layer") else _op(case, implementation)
     if quantity == "forward":
-        forward = _in_mode(op, mode)
+        forward = _in_mode(op, mode, any_batch[:2])
         return _finished(lambda: forward(x, w))
     if mode == "eager" and quantity != "step":
         return _finished(_eager_gradient(op, tensors, quantity))
-    gradients = _in_mode(_gradients(op, quantity), mode)
+    gradients = _in_mode(_gradients(op, quantity), mode, any_batch)
     return _finished(lambda: gradients(*tensors))
 
 
@@ -149,8 +150,16 @@ def _eager_gradient(op: Callable[..., tf.Tensor], tensors: Tensors, quantity: st
     return lambda: tape.gradient(y, source, output_gradients=dy)
 
 
-def _in_mode(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
-    return function if mode == "eager" else tf.function(function, jit_compile=mode == "xla")
+def _in_mode(function: Callable[..., Any], mode: str, any_batch: list[tf.TensorSpec]) -> Callable[..., Any]:
+    """The function as the mode calls it; `any_batch`: its arguments, where their batch is unknown."""
+    if mode == "eager":
+        return function
+    return tf.function(function, jit_compile=mode == "xla", input_signature=any_batch if mode == "fit" else None)
+
+
+def _of_any_size(tensor: tf.Tensor) -> tf.TensorSpec:
+    """Tensors like this one, of any first dimension."""
+    return tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype)
 
 
 def _finished(call: Call) -> Call:

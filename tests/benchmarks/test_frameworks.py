@@ -1,0 +1,41 @@
+"""What is called to be measured: how each mode traces the op, and what the chooser is said to take there."""
+
+import unittest
+from unittest import mock
+
+import tensorflow as tf
+from parameterized import parameterized
+
+from benchmarks.case import parse
+from benchmarks.check_table import chosen_lowering
+from benchmarks.frameworks import tensorflow as framework
+from benchmarks.measurement import FLOOR
+
+CASE = parse("2x6x5x4 k3")
+
+
+class ModesTest(unittest.TestCase):
+    @parameterized.expand([("eager", 2), ("graph", 2), ("xla", 2), ("fit", None)])
+    def test_only_fit_leaves_the_batch_open(self, mode, batch):
+        seen = []
+
+        def op(x, w, *arguments, **keywords):
+            seen.append((x.shape.as_list(), w.shape.as_list()))
+            return tf.nn.depthwise_conv2d(x, w, [1, 1, 1, 1], "SAME")
+
+        with mock.patch.object(framework, "depthwise_conv2d", op):
+            for quantity in ("forward", "step"):
+                framework.prepare(CASE, "depthwise", mode, quantity)()
+        self.assertEqual(seen, [([batch, 6, 5, 4], [3, 3, 4, 1])] * 2)
+
+    @parameterized.expand([("tf.nn",), ("keras layer",), ("depthwise layer",), (FLOOR,)])
+    def test_all_others_run_in_fit(self, implementation):
+        for quantity in ("forward", "input_grad", "step"):
+            framework.prepare(CASE, implementation, "fit", quantity)()
+
+    @unittest.skipIf(tf.config.list_physical_devices("GPU"), "with a GPU there are no islands")
+    def test_chosen_in_a_mode(self):
+        case = parse("8x28x28x192 k7")
+        modes = ("eager", "graph", "fit", "xla")
+        chosen = [chosen_lowering(case, mode, "filter_grad") for mode in modes]
+        self.assertEqual(chosen, ["native", "island", "native", "taps"])
