@@ -39,12 +39,15 @@ def shifted_sums(input, filter, strides, padding, data_format=None, dilations=No
     wide = tf.float32 if input.dtype.size < 4 and input.dtype.is_floating else input.dtype  # for the sums
     image, filter = tf.pad(tf.cast(input, wide), pads), tf.cast(filter, wide)
     output = tf.zeros((tf.shape(input)[0], *size, channels, multiplier), wide)
+    rows, columns = (slice(0, (n - 1) * s + 1, s) for n, s in zip(size, stride, strict=True))
+    # In a graph, the sum of three or more tensors becomes an AddN, which may add in another order from call to call. So
+    # ensure_shape parts the additions here, and each shift is of the one before it, for its gradient is a sum too.
     for i in range(kh):
+        shifted = image[:, rows]
         for j in range(kw):
-            top, left = i * rate[0], j * rate[1]
-            rows = slice(top, top + (size[0] - 1) * stride[0] + 1, stride[0])
-            columns = slice(left, left + (size[1] - 1) * stride[1] + 1, stride[1])
-            output += image[:, rows, columns, :, None] * filter[i, j]
+            output = tf.ensure_shape(output + shifted[:, :, columns, :, None] * filter[i, j], output.shape)
+            shifted = shifted[:, :, rate[1] :]
+        image = image[:, rate[0] :]
     output = tf.reshape(output, (tf.shape(input)[0], *size, channels * multiplier))
     return tf.cast(output, input.dtype)
 
