@@ -9,6 +9,7 @@ Two kernels of `tf.raw_ops` compute depthwise convolutions, and neither takes ev
     grouped     Conv2D with filter [kh, kw, 1, C*M]: unequal strides, dilations, both together. oneDNN runs it as
                 fast as the plain one, but its output errs for a single channel, and its gradients are slow where
                 dilated; other CPU builds run it 30 to 60 times slower, without gradients.
+    repeated    either kernel on channels that are repeated for each of several outputs, where oneDNN is slow at these.
     phased      the plain kernel over interleaved subsamples of the input (`geometry.common_phases`): whatever the
                 two kernels cannot do as they are, on any build, and what they would pad too far.
 
@@ -43,7 +44,8 @@ from depthwise.ops.lowerings.native.kernels import (
     pads_without_strides,
 )
 from depthwise.ops.lowerings.native.phased import Phased
-from depthwise.ops.mode import Mode
+from depthwise.ops.lowerings.native.repeats import filter_of_repeated, repeat, repeated, sum_of_repeated
+from depthwise.ops.mode import Mode, current_mode
 from depthwise.ops.spec import FLOATS, MOST_SPECS, ConvSpec
 
 raw = tf.raw_ops
@@ -97,23 +99,20 @@ class Native:
         return None
 
     def output(self, spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) -> tf.Tensor:
-        x = _to_nhwc(spec, input)
-        inner, image = _padded_if_faster(_as_nhwc(spec), x)
-        y = _kernel(spec, "output").output(*_with_room_for_an_output(inner, image, filter))
-        if spec.may_be_empty:
-            y = _right_when_empty(spec, y, x, filter)
+        nhwc, x, w = _as_nhwc(spec), _to_nhwc(spec, input), filter
+        of_repeated = repeated(nhwc, "output")
+        # What another format will hold is to be one op a layer.
+        if of_repeated is not None and current_mode() != "export":
+            nhwc, x, w = of_repeated, repeat(nhwc, x), filter_of_repeated(nhwc, w)
+        inner, image = _padded_if_faster(nhwc, x)
+        y = _kernel(nhwc, "output").output(*_with_room_for_an_output(inner, image, w))
+        if nhwc.may_be_empty:
+            y = _right_when_empty(nhwc, y, x, w)
         return _from_nhwc(spec, y)
 
     def input_grad(self, spec: ConvSpec, filter: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
         def compute() -> tf.Tensor:
-            g, transposed = _to_nhwc(spec, dy), as_output(spec)
-            if transposed is None:
-                nhwc_sizes = _nhwc_sizes(spec, sizes)
-                dx = _kernel(spec, "input_grad").input_grad(_as_nhwc(spec), filter, g, nhwc_sizes)
-            else:
-                inner, image = _padded_if_faster(transposed, g)
-                reversed_filter = raw.ReverseV2(tensor=filter, axis=[0, 1])
-                dx = _kernel(transposed, "output").output(inner, image, reversed_filter)
+            dx = _input_grad(_as_nhwc(spec), filter, _to_nhwc(spec, dy), _nhwc_sizes(spec, sizes))
             return _from_nhwc(spec, dx)
 
         return _unless_empty(spec, compute, sizes, dy, filter)
@@ -146,6 +145,19 @@ class Native:
         with tf.init_scope():
             concrete: Callable[..., Any] = function.get_concrete_function(*[tf.TensorSpec([None] * 4, spec.dtype)] * 3)
         return concrete
+
+
+def _input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor:
+    """The input gradient, in NHWC, by the kernels that are fastest at it."""
+    of_repeated, transposed = repeated(spec, "input_grad"), as_output(spec)
+    if of_repeated is not None:
+        repeated_sizes = [*(sizes[i] for i in range(3)), of_repeated.channels or sizes[3] * spec.multiplier]
+        dx = _input_grad(of_repeated, filter_of_repeated(spec, w), dy, repeated_sizes)
+        return sum_of_repeated(spec, dx, sizes)
+    if transposed is not None:
+        inner, image = _padded_if_faster(transposed, dy)
+        return _kernel(transposed, "output").output(inner, image, raw.ReverseV2(tensor=w, axis=[0, 1]))
+    return _kernel(spec, "input_grad").input_grad(spec, w, dy, sizes)
 
 
 @lru_cache(maxsize=MOST_SPECS)

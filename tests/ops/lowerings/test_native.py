@@ -1,16 +1,18 @@
 """TensorFlow's kernels where they err or abort by themselves, and what TensorFlow does around them."""
 
+import contextlib
 import itertools
 import os
 import subprocess
 import sys
 import textwrap
 import unittest
+from unittest import mock
 
 import tensorflow as tf
-from depthwise.ops import depthwise_conv2d, explain
+from depthwise.ops import depthwise_conv2d, explain, without_islands
 from depthwise.ops.lowerings import BY_NAME
-from depthwise.ops.lowerings.native import kernels
+from depthwise.ops.lowerings.native import kernels, repeats
 from depthwise.ops.lowerings.native.kernels import onednn_runs_grouped_convolutions
 from depthwise.ops.spec import canonicalize
 from parameterized import parameterized
@@ -232,6 +234,68 @@ class WideFilterTest(unittest.TestCase):
             return kernels._in_one_call.cache_info().misses
 
         self.assertEqual(traced(1, 9, 8, 7), traced(2, 6, 7, 7))
+
+
+@unittest.skipUnless(onednn_runs_grouped_convolutions(), "TensorFlow's kernels without oneDNN are fast at it")
+class SeveralOutputsTest(unittest.TestCase):
+    def setUp(self):
+        changed = mock.patch.object(repeats, "LEAST_ELEMENTS", 2 * 16 * 16 * 2 * 2)
+        for clean in (changed.stop, repeats.repeated.cache_clear):
+            self.addCleanup(clean)
+        changed.start()
+        repeats.repeated.cache_clear()
+
+    @parameterized.expand(
+        itertools.product(
+            (
+                "in=8x19x18x2 filter=4x3x2",
+                "in=8x17x9x3 filter=3x5x3 data=special",
+                "in=9x18x19x2 filter=3x2x2 padding=4,0,1,3 dilations=2x1 format=NCHW",
+                "in=8x19x8x3 filter=3x3x2 strides=2x2 data=special",
+                "in=5x19x18x3 filter=3x2x2 strides=1x2 dilations=4x7",
+                "in=9x17x9x1 filter=2x5x6 padding=VALID dtype=bfloat16",
+            ),
+            ("eager", "graph", "unknown", "xla", "unknown_xla"),
+        )
+    )
+    def test_values(self, notation, mode):
+        check(self, notation, "native", mode)
+
+    @parameterized.expand(
+        [
+            ("repeated", (2, 16, 16, 2), (3, 3, 2, 2), 1, (True, True)),
+            ("of_any_size", (None, None, 16, 2), (3, 3, 2, 2), 1, (True, True)),
+            ("of_any_channels", (2, 16, 16, None), (3, 3, None, 2), 1, (True, True)),
+            ("too_small", (2, 16, 15, 2), (3, 3, 2, 2), 1, (False, False)),
+            ("single", (2, 16, 64, 2), (3, 3, 2, 1), 1, (False, False)),
+            ("as_many_as_may_be", (2, 16, 64, 2), (3, 3, 2, None), 1, (False, False)),
+            ("of_any_filter", (2, 16, 64, 2), (None, 3, 2, 2), 1, (False, False)),
+            ("strided", (2, 16, 64, 2), (5, 5, 2, 2), 2, (False, True)),
+            ("few", (2, 16, 16, 2), (3, 3, 2, 4), 1, (True, True)),
+            ("many", (2, 16, 16, 2), (3, 3, 2, 5), 1, (False, True)),
+            ("many_of_more_taps", (2, 16, 16, 2), (2, 5, 2, 5), 1, (True, True)),
+        ]
+    )
+    def test_where_channels_are_repeated(self, _, shape, filter_shape, stride, expected):
+        def kernels_take_one_output_each(mode):
+            with without_islands() if mode == "export" else contextlib.nullcontext():
+                traced = tf.function(contractions, autograph=False).get_concrete_function(x, w)
+            return "MatMul" in _types(traced.graph)
+
+        x, w = tf.TensorSpec(shape), tf.TensorSpec(filter_shape)
+
+        def contractions(x, w):
+            spec = canonicalize(x, w, [1, stride, stride, 1], "SAME", None, None)[0]
+            if which == "output":
+                return native.output(spec, x, w)
+            dy = tf.ones([2, 2, 2, 2])
+            return native.input_grad(spec, w, dy, tf.shape(x))
+
+        native = BY_NAME["native"]
+        for which, is_repeated in zip(("output", "input_grad"), expected, strict=True):
+            self.assertEqual(kernels_take_one_output_each("graph"), is_repeated, which)
+        which = "output"
+        self.assertFalse(kernels_take_one_output_each("export"))
 
 
 def _types(graph):

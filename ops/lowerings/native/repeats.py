@@ -1,0 +1,72 @@
+"""Channels that have several outputs each, as channels that have one: the input holds every channel so many times.
+
+oneDNN's kernels are fast for one output a channel, and up to nine times slower for several.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import tensorflow as tf
+from depthwise.ops.lowerings.base import Contraction
+from depthwise.ops.lowerings.native.kernels import onednn_computes
+from depthwise.ops.spec import MOST_SPECS, ConvSpec
+
+raw = tf.raw_ops
+
+MOST_REPEATS, FEW_TAPS = 4, 9
+"""Of more outputs a channel than that, and no more taps, the output is not computed so: 3x3 with 8 on (8,112,112,3)
+takes 0.8 ms, and would take 1.0."""
+LEAST_ELEMENTS = 2**17
+"""Fewest elements of such an input, if known, that are worth the calls of a few more ops: with two outputs, a step of
+3x3 on (8,14,14,64) takes 2.0 ms and 2.1 without, on (1,14,14,64) 1.4 and 1.1, eager."""
+
+
+@lru_cache(maxsize=MOST_SPECS)
+def repeated(spec: ConvSpec, contraction: Contraction) -> ConvSpec | None:
+    """The same convolution, in NHWC, of an input that holds every channel once for each of its outputs.
+
+    Milliseconds of oneDNN's kernels, as it stands and so, with two outputs a channel:
+
+                                        output      input gradient  filter gradient
+        3x3 on (8,56,56,128)            7.0, 5.4    8.0, 5.3        9.5, 6.2
+        5x5 on (8,28,28,192)            4.3, 2.5    6.4, 2.4        4.1, 7.0
+        27x27 on (8,14,14,128)          16, 1.7     73, 1.6         46, 67
+        3x3, stride 2, on (8,56,56,64)  1.2, 2.1    1.9, 1.8        1.4, 2.2
+
+    Returns:
+      None where that is no faster, or not to be known.
+    """
+    are_known = None not in (spec.multiplier, spec.rows.taps, spec.cols.taps)
+    if not are_known or spec.multiplier == 1 or contraction == "filter_grad" or not onednn_computes(spec):
+        return None
+    if None not in spec.input_shape and prod(spec.input_shape) * spec.multiplier < LEAST_ELEMENTS:  # type: ignore[arg-type]
+        return None
+    is_slow = spec.is_strided or (spec.multiplier > MOST_REPEATS and spec.taps <= FEW_TAPS)
+    if contraction == "output" and is_slow:
+        return None
+    return replace(spec, channels=spec.channels and spec.channels * spec.multiplier, multiplier=1)
+
+
+# With so few columns, a product of matrices takes two thirds of the time of Tile, and half of that of a sum.
+
+
+def repeat(spec: ConvSpec, x: tf.Tensor) -> tf.Tensor:
+    """The input, every channel once for each of its outputs."""
+    *image, channels = x.shape.as_list() if x.shape.is_fully_defined() else tf.unstack(tf.shape(x))
+    ones = tf.ones([1, spec.multiplier], x.dtype)
+    return tf.reshape(raw.MatMul(a=tf.reshape(x, [-1, 1]), b=ones), [*image, channels * spec.multiplier])
+
+
+def filter_of_repeated(spec: ConvSpec, w: tf.Tensor) -> tf.Tensor:
+    """The filter, each of whose outputs is that of a channel."""
+    return tf.reshape(w, [spec.rows.taps, spec.cols.taps, -1, 1])
+
+
+def sum_of_repeated(spec: ConvSpec, dx: tf.Tensor, sizes: Any) -> tf.Tensor:
+    """The gradient of a channel: the sum of those of its repetitions."""
+    ones = tf.ones([spec.multiplier, 1], dx.dtype)
+    return tf.reshape(raw.MatMul(a=tf.reshape(dx, [-1, spec.multiplier]), b=ones), sizes)
