@@ -120,7 +120,7 @@ class Native:
     def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
         def compute() -> tf.Tensor:
             x, g = _to_nhwc(spec, input), _to_nhwc(spec, dy)
-            found = _kernel(spec, "filter_grad").filter_grad(_as_nhwc(spec), x, g, sizes)
+            found = _filter_grad(_as_nhwc(spec), x, g, sizes)
             # What is not finite in x or dy shows here: it is a term of some tap's sum. To ask is cheap.
             dw = tf.cond(
                 _is_finite(found), lambda: found, lambda: self._exact_filter_grad(_of_any_size(spec))(x, g, found)
@@ -158,6 +158,16 @@ def _input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.T
         inner, image = _padded_if_faster(transposed, dy)
         return _kernel(transposed, "output").output(inner, image, raw.ReverseV2(tensor=w, axis=[0, 1]))
     return _kernel(spec, "input_grad").input_grad(spec, w, dy, sizes)
+
+
+def _filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+    """The filter gradient, in NHWC, by the kernels that are fastest at it."""
+    of_repeated = repeated(spec, "filter_grad")
+    if of_repeated is None:
+        return _kernel(spec, "filter_grad").filter_grad(spec, x, dy, sizes)
+    repeated_sizes = [*of_repeated.filter_shape[:2], of_repeated.channels or sizes[2] * spec.multiplier, 1]
+    dw = _kernel(of_repeated, "filter_grad").filter_grad(of_repeated, repeat(spec, x), dy, repeated_sizes)
+    return tf.reshape(dw, sizes)
 
 
 @lru_cache(maxsize=MOST_SPECS)

@@ -12,14 +12,14 @@ from typing import Any
 
 import tensorflow as tf
 from depthwise.ops.lowerings.base import Contraction
-from depthwise.ops.lowerings.native.kernels import onednn_computes
+from depthwise.ops.lowerings.native.kernels import MOST_COLUMNS, onednn_computes
 from depthwise.ops.spec import MOST_SPECS, ConvSpec
 
 raw = tf.raw_ops
 
 MOST_REPEATS, FEW_TAPS = 4, 9
-"""Of more outputs a channel than that, and no more taps, the output is not computed so: 3x3 with 8 on (8,112,112,3)
-takes 0.8 ms, and would take 1.0."""
+"""Most outputs of a channel, and most taps, that are few: of eight each, 3x3 on (8,112,112,3) takes 0.8 ms, and would
+take 1.0. Filter gradients gain nothing from four on: 3x3 on (8,28,28,128) takes 2.7, and would take 2.5 to 3.4."""
 LEAST_ELEMENTS = 2**17
 """Fewest elements of such an input, if known, that are worth the calls of a few more ops: with two outputs, a step of
 3x3 on (8,14,14,64) takes 2.0 ms and 2.1 without, on (1,14,14,64) 1.4 and 1.1, eager."""
@@ -35,18 +35,24 @@ def repeated(spec: ConvSpec, contraction: Contraction) -> ConvSpec | None:
         3x3 on (8,56,56,128)            7.0, 5.4    8.0, 5.3        9.5, 6.2
         5x5 on (8,28,28,192)            4.3, 2.5    6.4, 2.4        4.1, 7.0
         27x27 on (8,14,14,128)          16, 1.7     73, 1.6         46, 67
-        3x3, stride 2, on (8,56,56,64)  1.2, 2.1    1.9, 1.8        1.4, 2.2
+        3x3, stride 2, on (8,56,56,64)  1.2, 2.1    1.8, 1.9        1.4, 2.2
+        5x5, stride 2, on (8,56,56,64)  2.7, 2.7    3.9, 2.7        2.7, 8.0
 
     Returns:
       None where that is no faster, or not to be known.
     """
     are_known = None not in (spec.multiplier, spec.rows.taps, spec.cols.taps)
-    if not are_known or spec.multiplier == 1 or contraction == "filter_grad" or not onednn_computes(spec):
+    if not are_known or spec.multiplier == 1 or not onednn_computes(spec):
         return None
     if None not in spec.input_shape and prod(spec.input_shape) * spec.multiplier < LEAST_ELEMENTS:  # type: ignore[arg-type]
         return None
-    is_slow = spec.is_strided or (spec.multiplier > MOST_REPEATS and spec.taps <= FEW_TAPS)
-    if contraction == "output" and is_slow:
+    has_few_taps, is_everyday = spec.taps <= FEW_TAPS, not (spec.is_strided or spec.is_dilated)
+    pays = {
+        "output": not spec.is_strided and (spec.multiplier <= MOST_REPEATS or not has_few_taps),
+        "input_grad": not (spec.is_strided and has_few_taps),
+        "filter_grad": is_everyday and spec.multiplier < MOST_REPEATS and spec.cols.taps <= MOST_COLUMNS,
+    }
+    if not pays[contraction]:
         return None
     return replace(spec, channels=spec.channels and spec.channels * spec.multiplier, multiplier=1)
 

@@ -1,6 +1,5 @@
 """TensorFlow's kernels where they err or abort by themselves, and what TensorFlow does around them."""
 
-import contextlib
 import itertools
 import os
 import subprocess
@@ -249,6 +248,7 @@ class SeveralOutputsTest(unittest.TestCase):
         itertools.product(
             (
                 "in=8x19x18x2 filter=4x3x2",
+                "in=2x2x5x99 filter=3x2x2 data=special",
                 "in=8x17x9x3 filter=3x5x3 data=special",
                 "in=9x18x19x2 filter=3x2x2 padding=4,0,1,3 dilations=2x1 format=NCHW",
                 "in=8x19x8x3 filter=3x3x2 strides=2x2 data=special",
@@ -263,39 +263,52 @@ class SeveralOutputsTest(unittest.TestCase):
 
     @parameterized.expand(
         [
-            ("repeated", (2, 16, 16, 2), (3, 3, 2, 2), 1, (True, True)),
-            ("of_any_size", (None, None, 16, 2), (3, 3, 2, 2), 1, (True, True)),
-            ("of_any_channels", (2, 16, 16, None), (3, 3, None, 2), 1, (True, True)),
-            ("too_small", (2, 16, 15, 2), (3, 3, 2, 2), 1, (False, False)),
-            ("single", (2, 16, 64, 2), (3, 3, 2, 1), 1, (False, False)),
-            ("as_many_as_may_be", (2, 16, 64, 2), (3, 3, 2, None), 1, (False, False)),
-            ("of_any_filter", (2, 16, 64, 2), (None, 3, 2, 2), 1, (False, False)),
-            ("strided", (2, 16, 64, 2), (5, 5, 2, 2), 2, (False, True)),
-            ("few", (2, 16, 16, 2), (3, 3, 2, 4), 1, (True, True)),
-            ("many", (2, 16, 16, 2), (3, 3, 2, 5), 1, (False, True)),
-            ("many_of_more_taps", (2, 16, 16, 2), (2, 5, 2, 5), 1, (True, True)),
+            # whether output, input gradient and filter gradient are of repeated channels
+            ("repeated", (2, 16, 16, 2), (3, 3, 2, 2), {}, (True, True, True)),
+            ("of_any_size", (None, None, 16, 2), (3, 3, 2, 2), {}, (True, True, True)),
+            ("of_any_channels", (2, 16, 16, None), (3, 3, None, 2), {}, (True, True, True)),
+            ("too_small", (2, 16, 15, 2), (3, 3, 2, 2), {}, (False, False, False)),
+            ("single", (2, 16, 64, 2), (3, 3, 2, 1), {}, (False, False, False)),
+            ("of_any_multiplier", (2, 16, 64, 2), (3, 3, 2, None), {}, (False, False, False)),
+            ("of_any_filter", (2, 16, 64, 2), (None, 3, 2, 2), {}, (False, False, False)),
+            ("strided", (2, 16, 64, 2), (3, 3, 2, 2), dict(stride=2), (False, False, False)),
+            ("strided_of_more_taps", (2, 16, 64, 2), (2, 5, 2, 2), dict(stride=2), (False, True, False)),
+            ("dilated", (2, 16, 64, 2), (3, 3, 2, 2), dict(rate=2), (True, True, False)),
+            ("wide", (2, 16, 64, 2), (3, 4, 2, 2), {}, (True, True, False)),
+            ("high", (2, 16, 64, 2), (7, 3, 2, 3), {}, (True, True, True)),
+            ("four", (2, 16, 16, 2), (3, 3, 2, 4), {}, (True, True, False)),
+            ("five", (2, 16, 16, 2), (3, 3, 2, 5), {}, (False, True, False)),
+            ("five_of_more_taps", (2, 16, 16, 2), (2, 5, 2, 5), {}, (True, True, False)),
         ]
     )
-    def test_where_channels_are_repeated(self, _, shape, filter_shape, stride, expected):
-        def kernels_take_one_output_each(mode):
-            with without_islands() if mode == "export" else contextlib.nullcontext():
-                traced = tf.function(contractions, autograph=False).get_concrete_function(x, w)
-            return "MatMul" in _types(traced.graph)
+    def test_where_channels_are_repeated(self, _, shape, filter_shape, case, expected):
+        def are_repeated(compute):
+            graph = tf.function(compute, autograph=False).get_concrete_function(x, w).graph
+            return "MatMul" in _types(graph)
 
-        x, w = tf.TensorSpec(shape), tf.TensorSpec(filter_shape)
+        def spec(x, w):
+            stride = case.get("stride", 1)
+            return canonicalize(x, w, [1, stride, stride, 1], "SAME", None, case.get("rate"))[0]
 
-        def contractions(x, w):
-            spec = canonicalize(x, w, [1, stride, stride, 1], "SAME", None, None)[0]
-            if which == "output":
-                return native.output(spec, x, w)
-            dy = tf.ones([2, 2, 2, 2])
-            return native.input_grad(spec, w, dy, tf.shape(x))
+        def output(x, w):
+            return native.output(spec(x, w), x, w)
 
-        native = BY_NAME["native"]
-        for which, is_repeated in zip(("output", "input_grad"), expected, strict=True):
-            self.assertEqual(kernels_take_one_output_each("graph"), is_repeated, which)
-        which = "output"
-        self.assertFalse(kernels_take_one_output_each("export"))
+        def exported(x, w):
+            with without_islands():
+                return output(x, w)
+
+        def input_grad(x, w):
+            return native.input_grad(spec(x, w), w, dy(x, w), tf.shape(x))
+
+        def filter_grad(x, w):
+            return native.filter_grad(spec(x, w), x, dy(x, w), tf.shape(w))
+
+        def dy(x, w):
+            return tf.ones([size or 16 for size in spec(x, w).output_shape])
+
+        x, w, native = tf.TensorSpec(shape), tf.TensorSpec(filter_shape), BY_NAME["native"]
+        self.assertEqual(tuple(map(are_repeated, (output, input_grad, filter_grad))), expected)
+        self.assertFalse(are_repeated(exported))
 
 
 def _types(graph):
