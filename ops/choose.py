@@ -154,20 +154,19 @@ TABLE: tuple[Row, ...] = (
         "TensorFlow's CPU kernels compute in NHWC, and transposing around them takes longer than XLA takes altogether; "
         "sizes are known and large, so that compiling it once pays",
         "native and island: 4.2 and 2.1, 4.6 and 2.0, 6.9 and 4.8 ms, output, input and filter gradient of 8x56x56x128 "
-        "k3 NCHW; without oneDNN 21 and 1.6, 18 and 1.6, 11 and 5.5; the same of 8x28x28x192 k7 m2 NCHW 21 and 8.4, "
-        "34 and 6.1, 14 and 6.0; without oneDNN 38 and 6.6, 28 and 11, 39 and 22; float32, 2 CPU cores (python -m "
-        "benchmarks --case, --mode graph, --implementation depthwise:native and depthwise:island)",
+        "k3 NCHW; without oneDNN 21 and 1.6, 18 and 1.6, 11 and 5.5; the same of 8x28x28x192 k5 m2 NCHW 3.3 and 2.5, "
+        "3.7 and 2.8, 6.7 and 2.9; without oneDNN of k7 m2 NCHW 38 and 6.6, 28 and 11, 39 and 22; float32, 2 CPU cores "
+        "(python -m benchmarks --case, --mode graph, --implementation depthwise:native and depthwise:island)",
     ),
     Row(
         "island",
         _island_with_multiplier,
-        "oneDNN's kernels are slow where channels have two to four outputs each; sizes are known and large, so that "
-        "compiling it once pays",
-        "native and island: output, input and filter gradient of 8x56x56x128 k3 m2 17 and 5.0, 20 and 2.3, 21 and 8.2; "
-        "of 8x28x28x192 k5 m2 18 and 6.6, 24 and 6.9, 6.4 and 4.3; of 8x14x14x384 k7 m2 11 and 4.9, 15 and 5.1, 6.2 "
-        "and 4.3; of 8x28x28x64 k9 m2 15 and 4.9, 20 and 5.8, 5.8 and 3.9; of 8x14x14x128 k27 m2 61 and 11, 73 and "
-        "8.3, 61 and 8.6; of 8x28x28x128 k3 m4 8.8 and 3.6, 14 and 2.6, 6.4 and 6.1; of 8x56x56x64 k3 s2 m2 3.7 and "
-        "2.1, 6.1 and 1.6, 4.2 and 3.0; float32, 2 CPU cores (the same command)",
+        "oneDNN's kernels are slow where channels have two to four outputs each, even if they are repeated for it; "
+        "sizes are known and large, so that compiling it once pays",
+        "native and island: output, input and filter gradient of 8x56x56x128 k3 m2 4.4 and 2.9, 5.1 and 1.9, 6.3 and "
+        "4.5; of 8x28x28x128 k3 m4 1.7 and 1.7, 2.1 and 1.3, 3.2 and 2.4; of 8x56x56x64 k3 s2 m2 1.1 and 0.9, 1.9 and "
+        "0.8, 1.6 and 1.5; filter gradients of 8x28x28x192 k5 m2 4.0 and 3.1, of 8x14x14x384 k7 m2 4.8 and 3.0, of "
+        "8x28x28x64 k9 m2 4.1 and 2.5, of 8x14x14x128 k27 m2 43 and 4.7; float32, 2 CPU cores (the same command)",
     ),
     Row(
         "island",
