@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.case import Case, parse
-from benchmarks.measurement import Measurement
+from benchmarks.measurement import ANY_BATCH, Measurement
 from benchmarks.report import within_noise
 from benchmarks.run import Request, run, summary
 
@@ -75,7 +75,7 @@ def chosen_lowering(case: Case, mode: str, quantity: str) -> str:
     if mode == "eager":
         ask(tf.zeros(case.input_shape, case.dtype), tf.zeros(case.filter_shape, case.dtype))
     else:
-        batch = None if mode == "fit" else case.batch
+        batch = None if mode == ANY_BATCH else case.batch
         images = tf.TensorSpec([batch, *case.input_shape[1:]], case.dtype)
         specs = (images, tf.TensorSpec(case.filter_shape, case.dtype))
         tf.function(ask, jit_compile=mode == "xla", autograph=False).get_concrete_function(*specs)

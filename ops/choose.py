@@ -50,11 +50,13 @@ input gradient of 8x28x28x192 k7 d2 takes 4.4 ms in oneDNN's kernel and 5.4 in a
 MOST_REPEATS = 4
 """NCHW, or oneDNN and several outputs of a channel: most of these for which an island computes anything. The output of
 8x112x112x3 k3 s2 m8 takes 0.6 ms in oneDNN's kernel and 1.6 in an island."""
-MOST_REPEATED_TAPS, MOST_STRIDED_REPEATED_TAPS = 24, 49
-"""Several outputs of a channel, with oneDNN: most taps for which an island computes output and input gradient, without
-and with strides (where it takes all outputs of fewer than MOST_REPEATS). 8x28x28x192 k4 m2 takes 3.0 and 2.6 ms in
-oneDNN's kernel and an island, output, and 2.8 and 2.3, input gradient; k5 m2 3.1 and 3.9, 3.1 and 3.9; 8x28x28x64 k7 s2
-m2 1.0 and 0.9, 0.8 and 0.7, k9 s2 m4 1.9 and 2.6, 1.5 and 6.1, but 8x14x14x128 k13 s2 m2 7.3 and 2.3, output."""
+MOST_REPEATED_TAPS = 24
+"""Several outputs of a channel, with oneDNN, without strides: most taps for which an island computes output or input
+gradient. 8x28x28x192 k4 m2 takes 3.0 and 2.6 ms in oneDNN's kernel and an island, output, and 2.8 and 2.3, input
+gradient, k5 m2 3.1 and 3.9, 3.1 and 3.9."""
+MOST_STRIDED_REPEATED_TAPS = 49
+"""The same with strides: 8x28x28x64 k7 s2 m2 takes 1.0 and 0.9 ms, 0.8 and 0.7, k9 s2 m4 1.9 and 2.6, 1.5 and 6.1. (But
+outputs of fewer than MOST_REPEATS take an island of any taps: 8x14x14x128 k13 s2 m2 7.3 and 2.3.)"""
 MOST_REPEATED_NCHW_TAPS = 25
 """NCHW, with oneDNN, several outputs of a channel: most taps for which an island computes output or input gradient:
 8x28x28x192 k5 m2 NCHW takes 3.3 and 2.5, 3.7 and 2.8, 8x14x14x384 k7 m2 NCHW 2.3 and 2.6, 2.6 and 2.5."""
@@ -106,8 +108,8 @@ def _island_with_multiplier(spec: ConvSpec, contraction: Contraction, mode: Mode
         return _repeats(spec) <= FEW_REPEATS or spec.taps <= FEW_TAPS
     if not spec.is_strided:
         return spec.taps <= MOST_REPEATED_TAPS
-    has_few = contraction == "output" and _repeats(spec) < MOST_REPEATS
-    return has_few or spec.taps <= MOST_STRIDED_REPEATED_TAPS
+    is_output_of_few = contraction == "output" and _repeats(spec) < MOST_REPEATS
+    return is_output_of_few or spec.taps <= MOST_STRIDED_REPEATED_TAPS
 
 
 def _island_with_onednn(spec: ConvSpec, contraction: Contraction, mode: Mode) -> bool:

@@ -52,7 +52,8 @@ _WITHOUT_ISLANDS = ContextVar("without_islands", default=False)
 
 @contextmanager
 def without_islands() -> Iterator[None]:
-    """While this lasts, "auto" takes no islands, nor do gradients of what is called here.
+    """While this lasts, "auto" takes no islands, nor do gradients of what is called here, and "native" computes outputs
+    by one op each (elsewhere it repeats channels that have several outputs, for speed).
 
     For what is traced now to be written in another format, or to be served: converters do not know an island (ONNX), or
     take it apart into a hundred ops (LiteRT), and every shape is compiled at its first call.

@@ -11,7 +11,7 @@ from depthwise.layers import DepthwiseConv2D
 from depthwise.ops import LOWERINGS, depthwise_conv2d
 
 from benchmarks.case import BYTES, Case
-from benchmarks.measurement import FLOOR, MODES
+from benchmarks.measurement import ANY_BATCH, FLOOR, MODES
 from benchmarks.memory import resident_peak_mb
 
 raw = tf.raw_ops
@@ -154,7 +154,7 @@ def _in_mode(function: Callable[..., Any], mode: str, any_batch: list[tf.TensorS
     """The function as the mode calls it; `any_batch`: its arguments, where their batch is unknown."""
     if mode == "eager":
         return function
-    return tf.function(function, jit_compile=mode == "xla", input_signature=any_batch if mode == "fit" else None)
+    return tf.function(function, jit_compile=mode == "xla", input_signature=any_batch if mode == ANY_BATCH else None)
 
 
 def _of_any_size(tensor: tf.Tensor) -> tf.TensorSpec:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 from depthwise.ops.lowerings.base import Contraction, Lowering
-from depthwise.ops.mode import Mode
+from depthwise.ops.mode import Mode, without_islands
 from depthwise.ops.spec import ConvSpec
 
 raw = tf.raw_ops
@@ -52,7 +52,8 @@ class Portable:
     def _where_it_runs(self, compute: Callable[[Lowering], tf.Tensor]) -> tf.Tensor:
         if tf.executing_eagerly():
             return compute(self.outside_xla)
-        return tf.cond(_under_xla(), lambda: compute(self.under_xla), lambda: compute(self.outside_xla))
+        with without_islands():  # what is converted is to be one op
+            return tf.cond(_under_xla(), lambda: compute(self.under_xla), lambda: compute(self.outside_xla))
 
 
 def _under_xla() -> tf.Tensor:

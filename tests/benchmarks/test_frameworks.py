@@ -29,9 +29,20 @@ class ModesTest(unittest.TestCase):
         self.assertEqual(seen, [([batch, 6, 5, 4], [3, 3, 4, 1])] * 2)
 
     @parameterized.expand([("tf.nn",), ("keras layer",), ("depthwise layer",), (FLOOR,)])
-    def test_all_others_run_in_fit(self, implementation):
-        for quantity in ("forward", "input_grad", "step"):
-            framework.prepare(CASE, implementation, "fit", quantity)()
+    def test_so_it_does_for_all_others(self, implementation):
+        traced = []
+
+        def function(python_function, **options):
+            traced.append([spec.shape.as_list() for spec in options["input_signature"]])
+            return tf_function(python_function, **options)
+
+        tf_function = tf.function
+        with mock.patch.object(tf, "function", function):
+            for quantity in ("forward", "input_grad", "step"):
+                framework.prepare(CASE, implementation, "fit", quantity)()
+        image, filters = [None, 6, 5, 4], [3, 3, 4, 1]
+        arguments = [[image, filters], [image, filters, image], [image, filters, image]]
+        self.assertEqual(traced, [[[None]]] * 3 if implementation == FLOOR else arguments)
 
     @unittest.skipIf(tf.config.list_physical_devices("GPU"), "with a GPU there are no islands")
     def test_chosen_in_a_mode(self):

@@ -101,7 +101,7 @@ class Native:
     def output(self, spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) -> tf.Tensor:
         nhwc, x, w = _as_nhwc(spec), _to_nhwc(spec, input), filter
         of_repeated = repeated(nhwc, "output")
-        # What another format will hold is to be one op a layer.
+        # Converters are to find one op a layer, with nothing before it.
         if of_repeated is not None and current_mode() != "export":
             nhwc, x, w = of_repeated, repeat(nhwc, x), filter_of_repeated(nhwc, w)
         inner, image = _padded_if_faster(nhwc, x)

@@ -1,6 +1,6 @@
 """Channels that have several outputs each, as channels that have one: the input holds every channel so many times.
 
-oneDNN's kernels are fast for one output a channel, and up to nine times slower for several.
+oneDNN's kernels are fast for one output a channel; for several they take up to ten times as long.
 """
 
 from __future__ import annotations
@@ -17,12 +17,21 @@ from depthwise.ops.spec import MOST_SPECS, ConvSpec
 
 raw = tf.raw_ops
 
-MOST_REPEATS, FEW_TAPS = 4, 9
-"""Most outputs of a channel, and most taps, that are few: of eight each, 3x3 on (8,112,112,3) takes 0.8 ms, and would
-take 1.0. Filter gradients gain nothing from four on: 3x3 on (8,28,28,128) takes 2.7, and would take 2.5 to 3.4."""
+MOST_OUTPUTS_OF_FEW_TAPS, FEW_TAPS = 4, 9
+"""Most outputs of a channel for which those of FEW_TAPS or fewer are computed so: of eight, 3x3 on (8,112,112,3) takes
+0.8 ms, and would take 1.0."""
+MOST_OUTPUTS_OF_FILTER_GRADS = 3
+"""The same for filter gradients: with four, 3x3 on (8,28,28,128) takes 2.7 ms, and would take 2.5 to 3.4."""
+LEAST_WINDOWS = 3
+"""Fewest windows that a sample of the input is in, on average, for its gradient to be computed so: with two outputs,
+5x5 with stride 2 (six windows) on (8,56,56,64) takes 3.9 ms, and 2.7 so, but 3x3 with stride 2 (two) 1.8 and 1.9, 4x4
+with stride 4 (one) 2.3 and 3.0."""
 LEAST_ELEMENTS = 2**17
 """Fewest elements of such an input, if known, that are worth the calls of a few more ops: with two outputs, a step of
 3x3 on (8,14,14,64) takes 2.0 ms and 2.1 without, on (1,14,14,64) 1.4 and 1.1, eager."""
+MOST_SHRUNK = 4
+"""How many times as large as its output such an input may be, strides aside: 7x7 with 16 outputs on (64,7,7,512),
+VALID, takes 27 MiB, and would take 116."""
 
 
 @lru_cache(maxsize=MOST_SPECS)
@@ -34,30 +43,40 @@ def repeated(spec: ConvSpec, contraction: Contraction) -> ConvSpec | None:
                                         output      input gradient  filter gradient
         3x3 on (8,56,56,128)            7.0, 5.4    8.0, 5.3        9.5, 6.2
         5x5 on (8,28,28,192)            4.3, 2.5    6.4, 2.4        4.1, 7.0
-        27x27 on (8,14,14,128)          16, 1.7     73, 1.6         46, 67
+        27x27 on (8,14,14,128)          16, 1.7     17, 1.6         46, 67
         3x3, stride 2, on (8,56,56,64)  1.2, 2.1    1.8, 1.9        1.4, 2.2
         5x5, stride 2, on (8,56,56,64)  2.7, 2.7    3.9, 2.7        2.7, 8.0
 
     Returns:
-      None where that is no faster, or not to be known.
+      None where that is no faster, takes too much memory, or sizes of the filter are unknown.
     """
     are_known = None not in (spec.multiplier, spec.rows.taps, spec.cols.taps)
-    if not are_known or spec.multiplier == 1 or not onednn_computes(spec):
+    if not are_known or spec.multiplier == 1 or not onednn_computes(spec) or _is_out_of_proportion(spec):
         return None
-    if None not in spec.input_shape and prod(spec.input_shape) * spec.multiplier < LEAST_ELEMENTS:  # type: ignore[arg-type]
-        return None
-    has_few_taps, is_everyday = spec.taps <= FEW_TAPS, not (spec.is_strided or spec.is_dilated)
+    is_everyday = not (spec.is_strided or spec.is_dilated)
     pays = {
-        "output": not spec.is_strided and (spec.multiplier <= MOST_REPEATS or not has_few_taps),
-        "input_grad": not (spec.is_strided and has_few_taps),
-        "filter_grad": is_everyday and spec.multiplier < MOST_REPEATS and spec.cols.taps <= MOST_COLUMNS,
+        "output": not spec.is_strided and (spec.multiplier <= MOST_OUTPUTS_OF_FEW_TAPS or spec.taps > FEW_TAPS),
+        "input_grad": spec.taps >= LEAST_WINDOWS * spec.rows.stride * spec.cols.stride,
+        "filter_grad": is_everyday
+        and spec.multiplier <= MOST_OUTPUTS_OF_FILTER_GRADS
+        and spec.cols.taps <= MOST_COLUMNS,
     }
     if not pays[contraction]:
         return None
     return replace(spec, channels=spec.channels and spec.channels * spec.multiplier, multiplier=1)
 
 
-# With so few columns, a product of matrices takes two thirds of the time of Tile, and half of that of a sum.
+def _is_out_of_proportion(spec: ConvSpec) -> bool:
+    """Whether a repeated input of known size is too small to be worth it, or too large beside its output."""
+    if None not in spec.input_shape and prod(spec.input_shape) * spec.multiplier < LEAST_ELEMENTS:  # type: ignore[arg-type]
+        return True
+    axes = spec.rows, spec.cols
+    windows = (axis.output * axis.stride for axis in axes)
+    return spec.known and prod(axis.size for axis in axes) > MOST_SHRUNK * prod(windows)
+
+
+# By products with a row or column of ones: MatMul, of so few columns, takes two thirds of the time of Tile, half of
+# ReduceSum's.
 
 
 def repeat(spec: ConvSpec, x: tf.Tensor) -> tf.Tensor:

@@ -272,7 +272,11 @@ class SeveralOutputsTest(unittest.TestCase):
             ("of_any_multiplier", (2, 16, 64, 2), (3, 3, 2, None), {}, (False, False, False)),
             ("of_any_filter", (2, 16, 64, 2), (None, 3, 2, 2), {}, (False, False, False)),
             ("strided", (2, 16, 64, 2), (3, 3, 2, 2), dict(stride=2), (False, False, False)),
-            ("strided_of_more_taps", (2, 16, 64, 2), (2, 5, 2, 2), dict(stride=2), (False, True, False)),
+            ("strided_of_more_taps", (2, 16, 64, 2), (3, 4, 2, 2), dict(stride=2), (False, True, False)),
+            ("apart", (2, 16, 64, 2), (1, 2, 2, 2), {}, (True, False, True)),
+            ("shrunk", (2, 16, 64, 2), (13, 1, 2, 2), dict(padding="VALID"), (True, True, True)),
+            ("shrunk_too_far", (2, 16, 64, 2), (14, 1, 2, 2), dict(padding="VALID"), (False, False, False)),
+            ("shrunk_by_strides", (2, 16, 64, 2), (6, 8, 2, 2), dict(stride=4), (False, True, False)),
             ("dilated", (2, 16, 64, 2), (3, 3, 2, 2), dict(rate=2), (True, True, False)),
             ("wide", (2, 16, 64, 2), (3, 4, 2, 2), {}, (True, True, False)),
             ("high", (2, 16, 64, 2), (7, 3, 2, 3), {}, (True, True, True)),
@@ -287,8 +291,8 @@ class SeveralOutputsTest(unittest.TestCase):
             return "MatMul" in _types(graph)
 
         def spec(x, w):
-            stride = case.get("stride", 1)
-            return canonicalize(x, w, [1, stride, stride, 1], "SAME", None, case.get("rate"))[0]
+            stride, padding = case.get("stride", 1), case.get("padding", "SAME")
+            return canonicalize(x, w, [1, stride, stride, 1], padding, None, case.get("rate"))[0]
 
         def output(x, w):
             return native.output(spec(x, w), x, w)
@@ -296,6 +300,9 @@ class SeveralOutputsTest(unittest.TestCase):
         def exported(x, w):
             with without_islands():
                 return output(x, w)
+
+        def portable(x, w):
+            return BY_NAME["portable"].output(spec(x, w), x, w)
 
         def input_grad(x, w):
             return native.input_grad(spec(x, w), w, dy(x, w), tf.shape(x))
@@ -309,6 +316,7 @@ class SeveralOutputsTest(unittest.TestCase):
         x, w, native = tf.TensorSpec(shape), tf.TensorSpec(filter_shape), BY_NAME["native"]
         self.assertEqual(tuple(map(are_repeated, (output, input_grad, filter_grad))), expected)
         self.assertFalse(are_repeated(exported))
+        self.assertFalse(are_repeated(portable))
 
 
 def _types(graph):
