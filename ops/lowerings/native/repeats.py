@@ -26,6 +26,10 @@ LEAST_WINDOWS = 3
 """Fewest windows that a sample of the input is in, on average, for its gradient to be computed so: with two outputs,
 5x5 with stride 2 (six windows) on (8,56,56,64) takes 3.9 ms, and 2.7 so, but 3x3 with stride 2 (two) 1.8 and 1.9, 4x4
 with stride 4 (one) 2.3 and 3.0."""
+COMMON_STRIDES = {1, 2, 4}
+"""With other strides oneDNN has no fast kernel for the gradient of an input with several outputs a channel, unless the
+filter is small: 5x5 with stride 3 on (8,56,56,64) takes 45 ms, and 2.6 so, 16x16 with stride 16 on (8,64,64,32) 22 and
+2.8, 2x4 with stride 3 24 and 2.6, but 3x3 with stride 3 2.3 and 3.3."""
 LEAST_ELEMENTS = 2**17
 """Fewest elements of such an input, if known, that are worth the calls of a few more ops: with two outputs, a step of
 3x3 on (8,14,14,64) takes 2.0 ms and 2.1 without, on (1,14,14,64) 1.4 and 1.1, eager."""
@@ -56,7 +60,7 @@ def repeated(spec: ConvSpec, contraction: Contraction) -> ConvSpec | None:
     is_everyday = not (spec.is_strided or spec.is_dilated)
     pays = {
         "output": not spec.is_strided and (spec.multiplier <= MOST_OUTPUTS_OF_FEW_TAPS or spec.taps > FEW_TAPS),
-        "input_grad": spec.taps >= LEAST_WINDOWS * spec.rows.stride * spec.cols.stride,
+        "input_grad": spec.taps >= LEAST_WINDOWS * spec.rows.stride * spec.cols.stride or _is_uncommon(spec),
         "filter_grad": is_everyday
         and spec.multiplier <= MOST_OUTPUTS_OF_FILTER_GRADS
         and spec.cols.taps <= MOST_COLUMNS,
@@ -64,6 +68,12 @@ def repeated(spec: ConvSpec, contraction: Contraction) -> ConvSpec | None:
     if not pays[contraction]:
         return None
     return replace(spec, channels=spec.channels and spec.channels * spec.multiplier, multiplier=1)
+
+
+def _is_uncommon(spec: ConvSpec) -> bool:
+    """Whether oneDNN has no fast kernel for the input gradient of several outputs a channel."""
+    is_small = spec.taps <= FEW_TAPS and spec.cols.taps <= MOST_COLUMNS
+    return not is_small and not COMMON_STRIDES.issuperset((spec.rows.stride, spec.cols.stride))
 
 
 def _is_out_of_proportion(spec: ConvSpec) -> bool:
