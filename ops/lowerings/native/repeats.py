@@ -54,20 +54,17 @@ def repeated(spec: ConvSpec, contraction: Contraction) -> ConvSpec | None:
     Returns:
       None where that is no faster, takes too much memory, or sizes of the filter are unknown.
     """
-    are_known = None not in (spec.multiplier, spec.rows.taps, spec.cols.taps)
-    if not are_known or spec.multiplier == 1 or not onednn_computes(spec) or _is_out_of_proportion(spec):
+    outputs, sizes = spec.multiplier, (spec.rows.taps, spec.cols.taps)
+    if outputs is None or outputs == 1 or None in sizes or not onednn_computes(spec):
         return None
-    is_everyday = not (spec.is_strided or spec.is_dilated)
+    is_everyday, are_few = not (spec.is_strided or spec.is_dilated), outputs <= MOST_OUTPUTS_OF_FILTER_GRADS
     pays = {
-        "output": not spec.is_strided and (spec.multiplier <= MOST_OUTPUTS_OF_FEW_TAPS or spec.taps > FEW_TAPS),
+        "output": not spec.is_strided and (outputs <= MOST_OUTPUTS_OF_FEW_TAPS or spec.taps > FEW_TAPS),
         "input_grad": spec.taps >= LEAST_WINDOWS * spec.rows.stride * spec.cols.stride or _is_uncommon(spec),
-        "filter_grad": is_everyday
-        and spec.multiplier <= MOST_OUTPUTS_OF_FILTER_GRADS
-        and spec.cols.taps <= MOST_COLUMNS,
+        "filter_grad": is_everyday and are_few and spec.cols.taps <= MOST_COLUMNS,
     }
-    if not pays[contraction]:
-        return None
-    return replace(spec, channels=spec.channels and spec.channels * spec.multiplier, multiplier=1)
+    found = replace(spec, channels=spec.channels and spec.channels * outputs, multiplier=1)
+    return found if pays[contraction] and not _is_out_of_proportion(found) else None
 
 
 def _is_uncommon(spec: ConvSpec) -> bool:
@@ -77,12 +74,13 @@ def _is_uncommon(spec: ConvSpec) -> bool:
 
 
 def _is_out_of_proportion(spec: ConvSpec) -> bool:
-    """Whether a repeated input of known size is too small to be worth it, or too large beside its output."""
-    if None not in spec.input_shape and prod(spec.input_shape) * spec.multiplier < LEAST_ELEMENTS:  # type: ignore[arg-type]
+    """Whether the repeated input, if its size is known, is too small to be worth it, or too large beside its output."""
+    if None not in spec.input_shape and prod(spec.input_shape) < LEAST_ELEMENTS:  # type: ignore[arg-type]
         return True
     axes = spec.rows, spec.cols
-    windows = (axis.output * axis.stride for axis in axes)
-    return spec.known and prod(axis.size for axis in axes) > MOST_SHRUNK * prod(windows)
+    return spec.known and prod(axis.size for axis in axes) > MOST_SHRUNK * prod(
+        axis.output * axis.stride for axis in axes
+    )
 
 
 # By products with a row or column of ones: MatMul, of so few columns, takes two thirds of the time of Tile, half of
@@ -92,8 +90,8 @@ def _is_out_of_proportion(spec: ConvSpec) -> bool:
 def repeat(spec: ConvSpec, x: tf.Tensor) -> tf.Tensor:
     """The input, every channel once for each of its outputs."""
     *image, channels = x.shape.as_list() if x.shape.is_fully_defined() else tf.unstack(tf.shape(x))
-    ones = tf.ones([1, spec.multiplier], x.dtype)
-    return tf.reshape(raw.MatMul(a=tf.reshape(x, [-1, 1]), b=ones), [*image, channels * spec.multiplier])
+    samples = raw.MatMul(a=tf.reshape(x, [-1, 1]), b=tf.ones([1, spec.multiplier], x.dtype))
+    return tf.reshape(samples, [*image, channels * spec.multiplier])
 
 
 def filter_of_repeated(spec: ConvSpec, w: tf.Tensor) -> tf.Tensor:
@@ -103,5 +101,5 @@ def filter_of_repeated(spec: ConvSpec, w: tf.Tensor) -> tf.Tensor:
 
 def sum_of_repeated(spec: ConvSpec, dx: tf.Tensor, sizes: Any) -> tf.Tensor:
     """The gradient of a channel: the sum of those of its repetitions."""
-    ones = tf.ones([spec.multiplier, 1], dx.dtype)
-    return tf.reshape(raw.MatMul(a=tf.reshape(dx, [-1, spec.multiplier]), b=ones), sizes)
+    sums = raw.MatMul(a=tf.reshape(dx, [-1, spec.multiplier]), b=tf.ones([spec.multiplier, 1], dx.dtype))
+    return tf.reshape(sums, sizes)
