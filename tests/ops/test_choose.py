@@ -60,7 +60,7 @@ class TableTest(unittest.TestCase):
             ("multiplier_4", [8, 28, 28, 128], dict(multiplier=4), "island island island", "island island native"),
             ("multiplier_8", [8, 56, 56, 16], dict(multiplier=8), "native native native", "island island native"),
             (
-                "repeated_5x5",
+                "many_repeated_5x5",
                 [8, 28, 28, 192],
                 dict(multiplier=4, k=5),
                 "native native native",
