@@ -63,8 +63,8 @@ def _formulation(spec: ConvSpec, contraction: Contraction) -> ModuleType:
         return correlate if is_sized(spec) else padded
     if not spec.known:
         return padded
+    if contraction == "input_grad" and strided.pays(spec):
+        return strided
     if is_large(spec):
         return commuted if commuted.is_covered(spec) else padded
-    if contraction == "input_grad" and spec.is_strided:
-        return strided
     return unpadded if unpadded.pays(spec) else stencil

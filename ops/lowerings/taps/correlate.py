@@ -22,8 +22,8 @@ mere index arithmetic in the fused loop. What wraps around the edge of the image
 XLA emits a concatenation at the root of a fusion as one loop nest per operand, each loading everything again. Behind
 a `reverse` it becomes one nest, whose loads the taps share; stage 2 sees to the order.
 
-What stage 1 writes is as large as the input times taps, over the terms of a sum. For large filters that is too much at
-once: there the tap rows become a loop, two of them a turn.
+What stage 1 writes is as large as the input times taps, over the terms of a sum. Where that is too much at once, the
+tap rows of a large filter become a loop, a few of them a turn.
 
 All this needs to know how many columns there are only to cut them well (`columns`). Where sizes are unknown, images are
 padded, and cut into as many slices whatever they hold: 3x3 on (8,56,56,128) takes 6.4 ms, and 4.3 where they are known
@@ -41,10 +41,12 @@ import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import Axis, Size, at_least_zero, ceil_div
 from depthwise.ops.lowerings.taps.columns import (
+    MORE_COLUMN_TERMS,
     MOST_PARTIAL_SUMS,
     Columns,
     columns_of,
     padded_evenly,
+    partial_sums,
 )
 from depthwise.ops.lowerings.taps.layout import TAP_ROWS, Layout, concat, is_large, shaped, sizes_of, where
 from depthwise.ops.spec import FLOATS, ConvSpec, nhwc
@@ -57,6 +59,10 @@ BLOCK_SIZES = range(16, 65, 8)
 """Channels of NCHW that are transposed together: those of one block lie in one cache line for each column, and are read
 from no more lines than the first cache holds. The least of these that divides the channels. 3x3 on (8,128,56,56) took
 8.1 ms, and takes 5.3; 5x5 on (8,192,28,28) 3.1 and 2.5."""
+MOST_SUMS_AT_ONCE = 2**23
+"""Most partial sums of a large filter that are written at once: 32 MiB. Two tap rows a turn, 13x13 on (8,7,7,1024) took
+6.3 ms, and takes 3.3; 9x9 on (8,56,56,64) 5.5 and 3.2; 16x16, stride 16, on (8,64,64,64) 1.6 and 0.35. More would be
+little faster: 31x31 on (8,56,56,128) takes 92, and with twice the memory 83."""
 ROW_WINDOW = 8
 """Rows that a window of stage 2 adds up where their number is unknown."""
 
@@ -72,8 +78,24 @@ def filter_grad(
     if spec.data_format == "NCHW":
         blocks = _blocks(x.shape.as_list()[1])
         x, dy = (_channels_last(layout, image, blocks) for image in (x, dy))
-    contract = _by_turns if is_large(spec) else _at_once
-    return tf.reshape(contract(layout, x, dy, blocks, most_sums or MOST_PARTIAL_SUMS[spec.data_format]), sizes)
+    most_sums = most_sums or MOST_PARTIAL_SUMS[spec.data_format]
+    tap_rows = _tap_rows_at_once(spec)
+    if tap_rows == spec.rows.taps:
+        return tf.reshape(_at_once(layout, x, dy, blocks, most_sums), sizes)
+    return tf.reshape(_by_turns(layout, x, dy, blocks, most_sums, tap_rows), sizes)
+
+
+def _tap_rows_at_once(spec: ConvSpec) -> int:
+    """How many tap rows are summed at once: of a large filter, as many as leave few enough partial sums."""
+    taps: int = spec.rows.taps
+    if not is_large(spec):
+        return taps
+    if not spec.known or spec.batch is None or spec.channels is None or spec.multiplier is None:
+        return min(taps, TAP_ROWS)
+    width = ceil_div(spec.cols.output, MORE_COLUMN_TERMS)
+    sums = partial_sums(replace(spec.rows, taps=1), spec.cols, width, spec.channels * spec.multiplier)
+    most = max(TAP_ROWS, MOST_SUMS_AT_ONCE // max(1, spec.batch * sums))
+    return int(ceil_div(taps, ceil_div(taps, most)))
 
 
 def _at_once(layout: Layout, x: tf.Tensor, dy: tf.Tensor, blocks: int, most_sums: int) -> tf.Tensor:
@@ -89,34 +111,34 @@ def _at_once(layout: Layout, x: tf.Tensor, dy: tf.Tensor, blocks: int, most_sums
     return _contracted(rows_met, columns_of(layout, x, dy, rows_met, most_sums), blocks, on_input)
 
 
-def _by_turns(layout: Layout, x: tf.Tensor, dy: tf.Tensor, blocks: int, most_sums: int) -> tf.Tensor:
-    """The same, as a loop: a few tap rows meet a band of the padded input as the rows of a small filter do."""
+def _by_turns(layout: Layout, x: tf.Tensor, dy: tf.Tensor, blocks: int, most_sums: int, tap_rows: int) -> tf.Tensor:
+    """The same, as a loop: so many tap rows meet a band of the padded input as the rows of a small filter do."""
     rows, cols = layout.spec.rows, layout.spec.cols
-    turns = ceil_div(rows.taps, TAP_ROWS)
-    band = Axis(rows.reach + rows.rate * (TAP_ROWS - 1), TAP_ROWS, rows.stride, rows.rate, "VALID")
+    turns = ceil_div(rows.taps, tap_rows)
+    band = Axis(rows.reach + rows.rate * (tap_rows - 1), tap_rows, rows.stride, rows.rate, "VALID")
     before, after = rows.pads
     # As far as the last turn reaches, which may have a row too many.
-    after += at_least_zero(rows.rate * TAP_ROWS * (turns - 1) + band.size - before - rows.size - after)
+    after += at_least_zero(rows.rate * tap_rows * (turns - 1) + band.size - before - rows.size - after)
     if layout.spec.known:
         x = layout.pad(x, (before, after), (0, 0))
     else:
         x, dy = padded_evenly(layout, x, dy, (before, after))
     batch, _, width, channels = sizes_of(x)
-    on_input = tf.convert_to_tensor(_on_input(rows, turns * TAP_ROWS))
-    masks = tf.transpose(tf.reshape(on_input, layout.shape(rows.output, turns, TAP_ROWS)), [1, 0, 2])
+    on_input = tf.convert_to_tensor(_on_input(rows, turns * tap_rows))
+    masks = tf.transpose(tf.reshape(on_input, layout.shape(rows.output, turns, tap_rows)), [1, 0, 2])
     masks = masks[:, tf.newaxis, :, :, tf.newaxis]
 
     def turn(k: tf.Tensor) -> tf.Tensor:
-        begin = tf.stack([0, rows.rate * TAP_ROWS * k, 0, 0])
+        begin = tf.stack([0, rows.rate * tap_rows * k, 0, 0])
         image = raw.Slice(input=x, begin=begin, size=layout.shape(batch, band.size, width, channels))
         if layout.spec.known:
             image = shaped(image, (x.shape[0], band.size, width, x.shape[3]))
         # In memory, for a slice that begins anywhere would keep the loop of stage 1 from being vectorised.
-        mask = layout.in_memory(tf.gather(masks, k))[0, :, :TAP_ROWS, 0]
+        mask = layout.in_memory(tf.gather(masks, k))[0, :, :tap_rows, 0]
         return _contracted(band, columns_of(layout, layout.in_memory(image), dy, band, most_sums), blocks, mask)
 
     found = tf.map_fn(turn, tf.range(turns), fn_output_signature=dy.dtype)
-    return tf.reshape(found, layout.shape(turns * TAP_ROWS, cols.taps, blocks * channels))[: rows.taps]
+    return tf.reshape(found, layout.shape(turns * tap_rows, cols.taps, blocks * channels))[: rows.taps]
 
 
 def _contracted(rows: Axis, columns: Columns, blocks: int, on_input: tf.Tensor) -> tf.Tensor:

@@ -14,7 +14,7 @@ import tensorflow as tf
 from depthwise.ops.geometry import ceil_div
 from depthwise.ops.lowerings.taps import correlate
 from depthwise.ops.lowerings.taps.columns import COLUMN_TERMS, partial_sums
-from depthwise.ops.lowerings.taps.layout import TAP_ROWS, Layout, is_large, shaped
+from depthwise.ops.lowerings.taps.layout import Layout, shaped
 from depthwise.ops.spec import ConvSpec
 
 raw = tf.raw_ops
@@ -48,9 +48,8 @@ def _images(spec: ConvSpec) -> int | None:
     batch, channels, multiplier = spec.batch, spec.channels, spec.multiplier
     if batch is None or channels is None or multiplier is None or spec.may_be_empty:
         return None
-    rows = replace(spec.rows, taps=TAP_ROWS) if is_large(spec) else spec.rows
     width = ceil_div(spec.cols.output, COLUMN_TERMS)
-    sums = partial_sums(rows, spec.cols, width, channels * multiplier)
+    sums = partial_sums(spec.rows, spec.cols, width, channels * multiplier)
     # To copy images (`_part`) takes longer than it saves if they are larger than the sums: the filter gradient of 3x3,
     # rate 2, on (8,56,56,128) takes 3.3 ms, and would take 3.8. In NCHW they are copied anyway, to be transposed.
     if spec.data_format == "NHWC" and sums <= spec.rows.size * spec.cols.size * channels:

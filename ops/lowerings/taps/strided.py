@@ -16,16 +16,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 
 import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import Axis, Size, ceil_div
-from depthwise.ops.lowerings.taps.layout import Layout, Range, shaped, sizes_of, where
+from depthwise.ops.lowerings.taps.layout import UNROLLED_TAPS, Layout, Range, is_large, shaped, sizes_of, where
 from depthwise.ops.lowerings.taps.once import once
 from depthwise.ops.lowerings.total import total
 from depthwise.ops.spec import ConvSpec
 
 raw = tf.raw_ops
+
+MOST_NCHW_TERMS = 16
+"""Most terms of a large filter's input gradient in NCHW, which is transposed: 12x12, stride 4, on (8,64,64,64) took
+7.0 ms and takes 1.9, 9x9, stride 2, on (8,256,14,14) 1.1 and would take 2.1."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,14 @@ class Shifts:
         found = np.zeros([self.count, self.axis.stride], bool)
         found.flat[: self.axis.span : self.axis.rate] = True
         return found
+
+
+def pays(spec: ConvSpec) -> bool:
+    """Whether there are strides, and few enough terms to write out: each is of one tap in every phase."""
+    if not spec.is_strided:
+        return False
+    terms = prod(np.count_nonzero(Shifts(axis).is_tap.any(1)) for axis in (spec.rows, spec.cols))
+    return not is_large(spec) or terms <= (UNROLLED_TAPS if spec.data_format == "NHWC" else MOST_NCHW_TERMS)
 
 
 def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:

@@ -52,6 +52,20 @@ class TapsTest(unittest.TestCase):
     @parameterized.expand(
         itertools.product(
             (
+                "in=2x14x13x3 filter=9x11x1 strides=2x2 data=special",
+                "in=1x9x12x2 filter=10x9x2 strides=2x3 dilations=3x1 padding=9,4,0,8",
+                "in=2x16x16x5 filter=16x16x1 strides=16x16 format=NCHW data=special",
+                "in=1x14x13x3 filter=9x9x1 strides=1x2 padding=VALID dtype=bfloat16",
+            ),
+            ("xla", "eager"),
+        )
+    )
+    def test_filters_that_are_large_but_not_in_one_phase_of_the_stride(self, notation, mode):
+        check(self, notation, "taps", mode)
+
+    @parameterized.expand(
+        itertools.product(
+            (
                 "in=2x7x5x3 filter=13x9x1 data=special",  # just large enough
                 "in=2x6x5x2 filter=13x10x2 format=NCHW data=special",
                 "in=3x7x6x2 filter=17x19x1 strides=2x3 padding=7,6,8,9 data=special",
@@ -157,6 +171,39 @@ class TapsTest(unittest.TestCase):
         images = {args.args[0].batch for args in of_a_microbatch.call_args_list}
         self.assertEqual(images, {{1: 1, 6000: 3, 8000: 2}[most_sums]})
         self.assertGreater(batch, max(images))
+
+    @parameterized.expand(
+        [
+            ("in=2x12x11x4 filter=9x8x1 data=special", "xla", 1),  # two rows a turn
+            ("in=1x12x19x2 filter=11x13x2 strides=2x1 dilations=1x2", "xla", 1300),  # four, four and three
+            ("in=3x9x8x2 filter=13x7x1 strides=1x2 dilations=3x1 format=NCHW data=special", "eager", 1),
+            ("in=1x6x7x2 filter=15x9x1 padding=11,3,0,7 dtype=float64", "graph", 2000),
+        ]
+    )
+    def test_filter_gradients_too_large_to_sum_at_once(self, notation, mode, most_sums):
+        with (
+            mock.patch.object(correlate, "MOST_SUMS_AT_ONCE", most_sums),
+            mock.patch.object(correlate, "_by_turns", wraps=correlate._by_turns) as by_turns,
+        ):
+            check(self, notation, "taps", mode)
+        self.assertTrue(by_turns.called)
+
+    @parameterized.expand(
+        [
+            ("small", 8, 8, [2, 56, 56, 512], 8),
+            ("all", 13, 13, [8, 7, 7, 512], 13),
+            ("half", 13, 13, [8, 7, 7, 1024], 7),
+            ("as_many_in_each_turn", 31, 31, [8, 28, 28, 128], 8),
+            ("two_at_least", 31, 31, [8, 112, 112, 256], 2),
+            ("one_there_is", 1, 65, [32, 112, 112, 256], 1),
+            ("unknown_batch", 13, 13, [None, 7, 7, 1024], 2),
+        ]
+    )
+    def test_tap_rows_that_are_summed_at_once(self, _, height, width, shape, expected):
+        with tf.Graph().as_default():
+            x, w = (tf.compat.v1.placeholder(tf.float32, sizes) for sizes in (shape, [height, width, shape[-1], 1]))
+            spec = canonicalize(x, w, [1, 1, 1, 1], "SAME", None, None)[0]
+        self.assertEqual(correlate._tap_rows_at_once(spec), expected)
 
     @parameterized.expand([(16, None), (20, 10), (31, None), (32, 16), (33, 11), (34, None)])
     def test_batches_that_cannot_be_divided_well_are_not(self, batch, expected):

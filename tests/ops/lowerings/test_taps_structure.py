@@ -15,7 +15,7 @@ from unittest import mock
 import tensorflow as tf
 from depthwise.ops import depthwise_conv2d
 from depthwise.ops.lowerings import BY_NAME
-from depthwise.ops.lowerings.taps import Taps, microbatches
+from depthwise.ops.lowerings.taps import Taps, correlate, microbatches
 from depthwise.ops.spec import canonicalize
 from parameterized import parameterized
 
@@ -251,8 +251,26 @@ class TapsStructureTest(unittest.TestCase):
     def test_the_loop_of_a_large_filter_reads_from_memory(self, kernel, data_format, contraction):
         """Arithmetic on slices that begin anywhere is scalar code."""
         x, _, dy = inputs(9, 1, data_format)
-        text = hlo(taps(contraction, 1, data_format), (x, tf.zeros([*kernel, CHANNELS, 1]), dy), "CPU")
+        with mock.patch.object(correlate, "MOST_SUMS_AT_ONCE", 1):
+            text = hlo(taps(contraction, 1, data_format), (x, tf.zeros([*kernel, CHANNELS, 1]), dy), "CPU")
         self._check_loop(text)
+
+    @parameterized.expand(
+        [
+            ("NHWC", 16, 2, 64),
+            ("NHWC", 17, 2, None),
+            ("NHWC", 20, 20, 1),
+            ("NCHW", 16, 4, 16),
+            ("NCHW", 10, 2, None),
+        ]
+    )
+    def test_an_input_gradient_of_large_strides_is_written_out(self, data_format, kernel, stride, terms):
+        """A term for each tap in a phase, and no loop; unless terms are too many."""
+        text = hlo(taps("input_grad", stride, data_format), inputs(kernel, stride, data_format), "CPU")
+        if terms is None:
+            self.assertIn(" while(", text)
+        else:
+            self.assertEqual(multiplications(text), terms)
 
     @parameterized.expand([("NHWC",), ("NCHW",)])
     def test_the_loop_over_microbatches_reads_from_memory(self, data_format):
