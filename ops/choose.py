@@ -35,10 +35,17 @@ MOST_STRIDED_FILTER_GRAD_TAPS = 9
 computes a filter gradient of up to MOST_COLUMNS. Without strides, however many: 8x28x28x192 k31x3 takes 4.2 ms in it
 and 7.2 in an island; of more columns k4, in two parts, 3.4 and 2.4, k1x5 1.7 and 1.3. With them 8x28x28x192 k7x3 s2
 takes 2.4 and 1.1 ms, k7x3 s2 VALID 1.0 and 0.9."""
-LEAST_FILTER_GRAD_TAPS = 25
-"""Fewest taps for which an island computes the filter gradient without oneDNN, but for FEW_REPEATS outputs of each
-channel, where the kernel is slow for 3x3 too: 8x28x28x192 k3 m2 takes 4.0 ms in it and 2.3 in an island, k3 m4 (of
-8x14x14x384) 3.0 and 3.2, 8x56x56x64 k3 s2 m2 1.7 and 2.1."""
+LEAST_TAPS, LEAST_FILTER_GRAD_TAPS, LEAST_STRIDED_FILTER_GRAD_TAPS = 3, 9, 16
+"""Without oneDNN, where channels have one output each: fewest taps for which an island computes anything without
+strides, the filter gradient, and that with strides. The output of 8x56x56x128 k2 takes 1.3 ms in the kernel and 1.4 in
+an island, k3x1 1.3 and 0.7; its filter gradient 1.5 and 1.1, but k1x5 2.1 and 2.4, k3 s2 0.9 and 1.0."""
+MOST_STRIDED_TAPS = 49
+"""Without oneDNN, where channels have one output each: most taps for which an island computes the output of strides.
+8x56x56x64 k7 s2 takes 1.3 ms in the kernel and 1.1 in an island, k9 s2 2.3 and 3.9."""
+LEAST_REPEATED_FILTER_GRAD_TAPS = 25
+"""Several outputs of a channel, without oneDNN: fewest taps for which an island computes the filter gradient, but for
+FEW_REPEATS without strides, where the kernel is slow for 3x3 too: 8x28x28x192 k3 m2 takes 4.0 ms in it and 2.3 in an
+island, k3 m4 (of 8x14x14x384) 3.0 and 3.2, 8x56x56x64 k3 s2 m2 1.7 and 2.1."""
 MOST_NCHW_TAPS = 64
 """NCHW with oneDNN: most taps for which an island computes output or input gradient. 8x28x28x128 k13 NCHW takes 8.5 ms
 in oneDNN's kernel and 11 in an island, 8x14x14x512 k27 NCHW 19 and 31."""
@@ -70,15 +77,18 @@ MOST_REPEATED_ELEMENTS = {"output": 2**23, "input_grad": 2**22}
 output, and the input gradient of more taps. What lies in memory beside it is then past 32 MiB, and given back to the
 system after every call: 8x56x56x128 k3 m4 takes 30 ms in TensorFlow's kernel and 43 to 65 in an island, the input
 gradient of 8x28x28x192 k5 m4 13 and 27. (With oneDNN, TensorFlow keeps memory: 10 and 11.)"""
-ISLAND_PRODUCTS = 2**22
-"""Fewest products whose sum is worth the second that an island takes to compile."""
+ISLAND_PRODUCTS, ISLAND_PRODUCTS_WITHOUT_ONEDNN = 2**22, 2**20
+"""Fewest products whose sum is worth the time that an island takes to compile, up to a second. Without oneDNN, steps of
+1x28x28x192 k3 take 0.44 ms in the kernels and 0.37 in islands, of 1x59x59x144 k5 s2 VALID 1.5 and 0.5; but of
+1x14x14x384 k3, with fewer, 0.31 and 0.31."""
 
 
 def _island_may_pay(spec: ConvSpec, mode: Mode) -> bool:
     """Whether sizes are known, and large enough that a compilation is soon earned back. (On a GPU: not measured.)"""
     if mode != "graph" or spec.may_be_empty or tf.config.list_physical_devices("GPU"):
         return False
-    return _elements(spec) * spec.taps >= ISLAND_PRODUCTS
+    least = ISLAND_PRODUCTS if onednn_computes(spec) else ISLAND_PRODUCTS_WITHOUT_ONEDNN
+    return _elements(spec) * spec.taps >= least
 
 
 def _elements(spec: ConvSpec) -> int:
@@ -129,11 +139,22 @@ def _island_without_onednn(spec: ConvSpec, contraction: Contraction, mode: Mode)
         return False
     if spec.is_dilated or spec.rows.stride != spec.cols.stride:
         return True
+    if _repeats(spec) > 1:
+        return _island_with_multiplier_without_onednn(spec, contraction)
+    if not spec.is_strided:
+        return spec.taps >= (LEAST_FILTER_GRAD_TAPS if contraction == "filter_grad" else LEAST_TAPS)
     if contraction == "filter_grad":
-        return spec.taps >= LEAST_FILTER_GRAD_TAPS or (_repeats(spec) == FEW_REPEATS and not spec.is_strided)
+        return spec.taps >= LEAST_STRIDED_FILTER_GRAD_TAPS
+    return contraction == "input_grad" or spec.taps <= MOST_STRIDED_TAPS
+
+
+def _island_with_multiplier_without_onednn(spec: ConvSpec, contraction: Contraction) -> bool:
+    if contraction == "filter_grad":
+        is_slow_for_few_taps = _repeats(spec) == FEW_REPEATS and not spec.is_strided
+        return is_slow_for_few_taps or spec.taps >= LEAST_REPEATED_FILTER_GRAD_TAPS
     if contraction == "output" and spec.is_strided:
         return False
-    needs_no_memory = _repeats(spec) == 1 or (contraction == "input_grad" and spec.taps <= MOST_TAPS_SUMMED_AT_ONCE)
+    needs_no_memory = contraction == "input_grad" and spec.taps <= MOST_TAPS_SUMMED_AT_ONCE
     return needs_no_memory or _elements(spec) <= MOST_REPEATED_ELEMENTS[contraction]
 
 
@@ -184,10 +205,11 @@ TABLE: tuple[Row, ...] = (
         _island_without_onednn,
         "TensorFlow's kernels without oneDNN are slower at it than XLA; sizes are known and large, so that compiling "
         "it once pays",
-        "native and island: output 3.7 and 1.8 ms, input gradient 4.2 and 2.0 of 8x112x112x32 k3; input gradient of "
-        "8x57x57x144 k3 s2 VALID 3.7 and 1.7; filter gradient of 8x28x28x192 k7 5.2 and 2.9, of 8x28x28x240 k5 3.3 and "
-        "2.6, of 8x59x59x144 k5 s2 VALID 2.8 and 2.2, but of 8x56x56x128 k3 3.2 and 3.4; all three of 8x56x56x128 k3 "
-        "s2x1: 9.9 and 1.0, 11 and 1.7, 9.3 and 1.8; float32, 2 CPU cores (with --onednn off)",
+        "native and island: 2.5 and 1.0, 2.5 and 1.2, 2.7 and 1.7 ms, output, input and filter gradient of "
+        "8x112x112x32 k3; 1.8 and 0.9, 4.9 and 1.3, 2.0 and 1.5 of 8x59x59x144 k5 s2 VALID; 3.5 and 2.1, 4.1 and 2.2, "
+        "3.7 and 1.9 of 8x28x28x192 k7; output and input gradient of 8x57x57x144 k3 s2 VALID 0.9 and 0.6, 2.1 and 0.9; "
+        "all three of 8x56x56x128 k3 s2x1 5.6 and 0.6, 6.7 and 1.3, 5.0 and 1.4; float32, 2 CPU cores (with --onednn "
+        "off)",
     ),
     Row(
         "native",
