@@ -59,10 +59,11 @@ BLOCK_SIZES = range(16, 65, 8)
 """Channels of NCHW that are transposed together: those of one block lie in one cache line for each column, and are read
 from no more lines than the first cache holds. The least of these that divides the channels. 3x3 on (8,128,56,56) took
 8.1 ms, and takes 5.3; 5x5 on (8,192,28,28) 3.1 and 2.5."""
-MOST_SUMS_AT_ONCE = 2**23
-"""Most partial sums of a large filter that are written at once: 32 MiB. Two tap rows a turn, 13x13 on (8,7,7,1024) took
-6.3 ms, and takes 3.3; 9x9 on (8,56,56,64) 5.5 and 3.2; 16x16, stride 16, on (8,64,64,64) 1.6 and 0.35. More would be
-little faster: 31x31 on (8,56,56,128) takes 92, and with twice the memory 83."""
+MOST_SUMS_AT_ONCE, MOST_SUMS_A_TURN = 2**22, 3 * 2**20
+"""Most partial sums of a large filter that are written at once, and most in a turn: in the cache, or nearly. Two tap
+rows a turn, 9x9 on (8,28,28,192) took 3.8 ms, and takes 2.4; stride 2, 3.8 and 2.7; 16x16, stride 16, on (8,64,64,64)
+1.6 and 0.4; 19x19 on (8,28,28,128) 7.0 and 5.6. With twice as many sums, 13x13 on (8,7,7,1024) takes 4.7, and 3.0 with
+these, 27x27 on (8,14,14,512) 17 and 11."""
 ROW_WINDOW = 8
 """Rows that a window of stage 2 adds up where their number is unknown."""
 
@@ -93,8 +94,10 @@ def _tap_rows_at_once(spec: ConvSpec) -> int:
     if not spec.known or spec.batch is None or spec.channels is None or spec.multiplier is None:
         return min(taps, TAP_ROWS)
     width = ceil_div(spec.cols.output, MORE_COLUMN_TERMS)
-    sums = partial_sums(replace(spec.rows, taps=1), spec.cols, width, spec.channels * spec.multiplier)
-    most = max(TAP_ROWS, MOST_SUMS_AT_ONCE // max(1, spec.batch * sums))
+    sums = spec.batch * partial_sums(spec.rows, spec.cols, width, spec.channels * spec.multiplier)
+    if sums <= MOST_SUMS_AT_ONCE:
+        return taps
+    most = max(TAP_ROWS, MOST_SUMS_A_TURN * taps // sums)
     return int(ceil_div(taps, ceil_div(taps, most)))
 
 

@@ -251,7 +251,7 @@ class TapsStructureTest(unittest.TestCase):
     def test_the_loop_of_a_large_filter_reads_from_memory(self, kernel, data_format, contraction):
         """Arithmetic on slices that begin anywhere is scalar code."""
         x, _, dy = inputs(9, 1, data_format)
-        with mock.patch.object(correlate, "MOST_SUMS_AT_ONCE", 1):
+        with mock.patch.multiple(correlate, MOST_SUMS_AT_ONCE=1, MOST_SUMS_A_TURN=1):
             text = hlo(taps(contraction, 1, data_format), (x, tf.zeros([*kernel, CHANNELS, 1]), dy), "CPU")
         self._check_loop(text)
 
