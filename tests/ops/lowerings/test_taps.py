@@ -197,6 +197,7 @@ class TapsTest(unittest.TestCase):
             ("two_at_least", 31, 31, [8, 112, 112, 256], 2),
             ("one_there_is", 1, 65, [32, 112, 112, 256], 1),
             ("unknown_batch", 13, 13, [None, 7, 7, 1024], 2),
+            ("one_of_an_unknown_batch", 1, 65, [None, 7, 7, 1024], 1),
         ]
     )
     def test_tap_rows_that_are_summed_at_once(self, _, height, width, shape, expected):
