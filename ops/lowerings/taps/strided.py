@@ -77,7 +77,7 @@ def pays(spec: ConvSpec) -> bool:
     """Whether there are strides, and few enough terms to write out: each is of one tap in every phase."""
     if not spec.is_strided:
         return False
-    terms = prod(np.count_nonzero(Shifts(axis).is_tap.any(1)) for axis in (spec.rows, spec.cols))
+    terms = prod(int(np.count_nonzero(Shifts(axis).is_tap.any(1))) for axis in (spec.rows, spec.cols))
     return not is_large(spec) or terms <= (UNROLLED_TAPS if spec.data_format == "NHWC" else MOST_NCHW_TERMS)
 
 
