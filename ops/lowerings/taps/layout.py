@@ -26,7 +26,7 @@ UNROLLED_TAPS = 64
 """Most taps that are written out. 7x7 on (8,56,56,96) takes 11 ms written out and 13 in a loop, 11x11 on (8,28,28,128)
 11 and 6."""
 TAP_ROWS = 2
-"""Tap rows in one turn of the loop over those of a large filter."""
+"""Tap rows in one turn of the loop over those of a large filter; for its gradient, the fewest."""
 
 FUSED_TERMS, MOST_SLICES = 64, 8
 """Most taps, of all outputs of a channel, that an input gradient sums in one fusion; and the most outputs that are
