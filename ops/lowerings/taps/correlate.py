@@ -82,8 +82,10 @@ def filter_grad(
     most_sums = most_sums or MOST_PARTIAL_SUMS[spec.data_format]
     tap_rows = _tap_rows_at_once(spec)
     if tap_rows == spec.rows.taps:
-        return tf.reshape(_at_once(layout, x, dy, blocks, most_sums), sizes)
-    return tf.reshape(_by_turns(layout, x, dy, blocks, most_sums, tap_rows), sizes)
+        found = _at_once(layout, x, dy, blocks, most_sums)
+    else:
+        found = _by_turns(layout, x, dy, blocks, most_sums, tap_rows)
+    return tf.reshape(found, sizes)
 
 
 def _tap_rows_at_once(spec: ConvSpec) -> int:
