@@ -6,9 +6,11 @@ Two kernels of `tf.raw_ops` compute depthwise convolutions, and neither takes ev
                 output may be dilated too; its gradients then err, some in silence. The filter gradient of a wide
                 filter is taken a few columns at a time, for oneDNN has a fast kernel for no more; an input gradient
                 that is dilated, or of a large filter, is the output of the output gradient and the reversed filter.
-    grouped     Conv2D with filter [kh, kw, 1, C*M]: unequal strides, dilations, both together. oneDNN runs it as
-                fast as the plain one, but its output errs for a single channel, and its gradients are slow where
-                dilated; other CPU builds run it 30 to 60 times slower, without gradients.
+    grouped     Conv2D with filter [kh, kw, 1, C*M]: unequal strides, dilations, both together. In a graph oneDNN
+                runs it as fast as the plain one, but its output errs for a single channel, and its gradients are
+                slow where dilated; other CPU builds run it 30 to 60 times slower, without gradients. Eager calls of
+                it take longer, so there oneDNN's plain kernel computes unequal strides (its gradients only without
+                explicit padding, which they refuse).
     repeated    either kernel on channels that are repeated for each of several outputs, where oneDNN is slow at these.
     phased      the plain kernel over interleaved subsamples of the input (`geometry.common_phases`): whatever the
                 two kernels cannot do as they are, on any build, and what they would pad too far.
@@ -37,6 +39,7 @@ from depthwise.ops.lowerings.native.kernels import (
     Kernel,
     Plain,
     cut,
+    integers,
     on_padded_input,
     onednn_computes,
     onednn_computes_everyday,
@@ -121,10 +124,14 @@ class Native:
         def compute() -> tf.Tensor:
             x, g = _to_nhwc(spec, input), _to_nhwc(spec, dy)
             found = _filter_grad(_as_nhwc(spec), x, g, sizes)
+
+            def exactly() -> tf.Tensor:
+                return self._exact_filter_grad(_of_any_size(spec))(x, g, found)
+
             # What is not finite in x or dy shows here: it is a term of some tap's sum. To ask is cheap.
-            dw = tf.cond(
-                _is_finite(found), lambda: found, lambda: self._exact_filter_grad(_of_any_size(spec))(x, g, found)
-            )
+            if tf.executing_eagerly():  # NumPy takes 3 us; calls of three ops would take 40
+                return found if np.isfinite(found.numpy()).all() else exactly()
+            dw = tf.cond(tf.reduce_all(tf.math.is_finite(found)), lambda: found, exactly)
             dw.set_shape(spec.filter_shape)
             return dw
 
@@ -156,7 +163,7 @@ def _input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.T
         return sum_of_repeated(spec, dx, sizes)
     if transposed is not None:
         inner, image = _padded_if_faster(transposed, dy)
-        return _kernel(transposed, "output").output(inner, image, raw.ReverseV2(tensor=w, axis=[0, 1]))
+        return _kernel(transposed, "output").output(inner, image, raw.ReverseV2(tensor=w, axis=integers([0, 1])))
     return _kernel(spec, "input_grad").input_grad(spec, w, dy, sizes)
 
 
@@ -170,15 +177,12 @@ def _filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) 
     return tf.reshape(dw, sizes)
 
 
-def _is_finite(tensor: tf.Tensor) -> Any:
-    """Whether all of it is. Eager code asks NumPy, in 3 us; the calls of two ops take 20."""
-    if tf.executing_eagerly():
-        return np.isfinite(tensor.numpy()).all()
-    return tf.reduce_all(tf.math.is_finite(tensor))
+def _kernel(spec: ConvSpec, contraction: Contraction) -> Kernel:
+    return _kernel_of_call(spec, contraction, tf.executing_eagerly())
 
 
 @lru_cache(maxsize=MOST_SPECS)
-def _kernel(spec: ConvSpec, contraction: Contraction) -> Kernel:
+def _kernel_of_call(spec: ConvSpec, contraction: Contraction, eager: bool) -> Kernel:
     equal = spec.rows.stride == spec.cols.stride
     if equal and not spec.is_dilated:
         return Plain()
@@ -186,12 +190,16 @@ def _kernel(spec: ConvSpec, contraction: Contraction) -> Kernel:
         # A graph may be converted to LiteRT, where it is one dilated convolution if the padding comes first.
         return Phased(pads_first=contraction == "output")
     if contraction != "output":
-        # oneDNN's gradients of dilated convolutions are up to ten times slower than phases.
-        return Phased() if spec.is_dilated else Grouped()
+        if spec.is_dilated:
+            return Phased()  # oneDNN's gradients of dilated convolutions are up to ten times slower
+        # A graph may be run on a device whose plain kernel refuses unequal strides.
+        return Plain() if eager and isinstance(spec.rows.padding, str) else Grouped()
     if equal:
         return Phased() if _is_padded_too_far(spec) else Plain()
     # With one channel and one column of output, strides (1, s) leave rows unwritten (TensorFlow 2.21; tf.nn does too).
-    return Phased() if spec.channels in (1, None) else Grouped()
+    if spec.channels in (1, None):
+        return Phased()
+    return Plain() if eager and not spec.is_dilated else Grouped()
 
 
 @lru_cache(maxsize=MOST_SPECS)
@@ -242,11 +250,11 @@ def _of_any_size(spec: ConvSpec) -> ConvSpec:
 
 
 def _to_nhwc(spec: ConvSpec, tensor: tf.Tensor) -> tf.Tensor:
-    return raw.Transpose(x=tensor, perm=[0, 2, 3, 1]) if spec.data_format == "NCHW" else tensor
+    return raw.Transpose(x=tensor, perm=integers([0, 2, 3, 1])) if spec.data_format == "NCHW" else tensor
 
 
 def _from_nhwc(spec: ConvSpec, tensor: tf.Tensor) -> tf.Tensor:
-    return raw.Transpose(x=tensor, perm=[0, 3, 1, 2]) if spec.data_format == "NCHW" else tensor
+    return raw.Transpose(x=tensor, perm=integers([0, 3, 1, 2])) if spec.data_format == "NCHW" else tensor
 
 
 def _nhwc_sizes(spec: ConvSpec, sizes: tf.Tensor) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 from depthwise.ops.geometry import Axis, Phases, at_least_zero, ceil_div, common_phases
-from depthwise.ops.lowerings.native.kernels import Plain, cut
+from depthwise.ops.lowerings.native.kernels import Plain, cut, integers
 from depthwise.ops.lowerings.total import total
 from depthwise.ops.spec import ConvSpec
 
@@ -127,7 +127,7 @@ class Phased:
         """The phases of the input: [phases * batch, length, length, channels]."""
         rows, cols = splits
         rates = [rows.axis.rate, cols.axis.rate]
-        x = raw.SpaceToBatchND(input=x, block_shape=rates, paddings=[list(rows.pads), list(cols.pads)])
+        x = raw.SpaceToBatchND(input=x, block_shape=integers(rates), paddings=integers([rows.pads, cols.pads]))
         if rows.are_combs and cols.are_combs:
             return x
         combs = tf.split(x, rates[0] * rates[1])
@@ -153,20 +153,21 @@ class Phased:
             for row, top in rows.places:
                 for col, left in cols.places:
                     below, right = rows.comb - top - rows.length, cols.comb - left - cols.length
-                    placed = raw.Pad(input=next(phases), paddings=[[0, 0], [top, below], [left, right], [0, 0]])
+                    pads = integers([[0, 0], [top, below], [left, right], [0, 0]])
+                    placed = raw.Pad(input=next(phases), paddings=pads)
                     combs[row * cols.axis.rate + col].append(placed)
             nothing = tf.zeros_like(combs[0][0])
             dx = tf.concat([total(comb or [nothing]) for comb in combs], 0)
-        return raw.BatchToSpaceND(input=dx, block_shape=rates, crops=[list(rows.pads), list(cols.pads)])
+        return raw.BatchToSpaceND(input=dx, block_shape=integers(rates), crops=integers([rows.pads, cols.pads]))
 
     @staticmethod
     def _interleave(splits: tuple[Split, Split], y: tf.Tensor) -> tf.Tensor:
         """The phases of the output, put in order."""
         counts, crops = [split.count for split in splits], [[0, split.surplus] for split in splits]
-        return raw.BatchToSpaceND(input=y, block_shape=counts, crops=crops)
+        return raw.BatchToSpaceND(input=y, block_shape=integers(counts), crops=integers(crops))
 
     @staticmethod
     def _deinterleave(splits: tuple[Split, Split], dy: tf.Tensor) -> tf.Tensor:
         """The transpose of `_interleave`."""
         counts, pads = [split.count for split in splits], [[0, split.surplus] for split in splits]
-        return raw.SpaceToBatchND(input=dy, block_shape=counts, paddings=pads)
+        return raw.SpaceToBatchND(input=dy, block_shape=integers(counts), paddings=integers(pads))

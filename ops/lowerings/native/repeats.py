@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 from depthwise.ops.lowerings.base import Contraction
-from depthwise.ops.lowerings.native.kernels import MOST_COLUMNS, onednn_computes
+from depthwise.ops.lowerings.native.kernels import MOST_COLUMNS, integers, onednn_computes
 from depthwise.ops.spec import MOST_SPECS, ConvSpec
 
 raw = tf.raw_ops
@@ -90,16 +90,16 @@ def _is_out_of_proportion(spec: ConvSpec) -> bool:
 def repeat(spec: ConvSpec, x: tf.Tensor) -> tf.Tensor:
     """The input, every channel once for each of its outputs."""
     *image, channels = x.shape.as_list() if x.shape.is_fully_defined() else tf.unstack(tf.shape(x))
-    samples = raw.MatMul(a=tf.reshape(x, [-1, 1]), b=tf.ones([1, spec.multiplier], x.dtype))
-    return tf.reshape(samples, [*image, channels * spec.multiplier])
+    samples = raw.MatMul(a=tf.reshape(x, integers([-1, 1])), b=tf.ones([1, spec.multiplier], x.dtype))
+    return tf.reshape(samples, integers([*image, channels * spec.multiplier]))
 
 
 def filter_of_repeated(spec: ConvSpec, w: tf.Tensor) -> tf.Tensor:
     """The filter, each of whose outputs is that of a channel."""
-    return tf.reshape(w, [spec.rows.taps, spec.cols.taps, -1, 1])
+    return tf.reshape(w, integers([spec.rows.taps, spec.cols.taps, -1, 1]))
 
 
 def sum_of_repeated(spec: ConvSpec, dx: tf.Tensor, sizes: Any) -> tf.Tensor:
     """The gradient of a channel: the sum of those of its repetitions."""
-    sums = raw.MatMul(a=tf.reshape(dx, [-1, spec.multiplier]), b=tf.ones([spec.multiplier, 1], dx.dtype))
-    return tf.reshape(sums, sizes)
+    sums = raw.MatMul(a=tf.reshape(dx, integers([-1, spec.multiplier])), b=tf.ones([spec.multiplier, 1], dx.dtype))
+    return tf.reshape(sums, integers(sizes))

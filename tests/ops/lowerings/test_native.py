@@ -1,5 +1,6 @@
 """TensorFlow's kernels where they err or abort by themselves, and what TensorFlow does around them."""
 
+import contextlib
 import itertools
 import os
 import subprocess
@@ -16,6 +17,8 @@ from depthwise.ops.lowerings.native.kernels import onednn_runs_grouped_convoluti
 from depthwise.ops.spec import canonicalize
 from parameterized import parameterized
 from results import check
+from tensorflow.python.framework import op_callbacks
+from tensorflow.python.ops import gen_array_ops, gen_nn_ops
 
 PREDICT = textwrap.dedent("""
     import tensorflow as tf
@@ -133,6 +136,63 @@ class PaddingTest(unittest.TestCase):
         graph = gradients.get_concrete_function(tf.zeros([2, 12, 12, 4]), tf.zeros([3, 3, 4, 1])).graph
         combs = [tuple(op.outputs[0].shape) for op in graph.get_operations() if op.type == "SpaceToBatchND"]
         self.assertEqual(combs, [(2 * 12 * 12, 1, 1, 4)] * 3)
+
+
+class EagerTest(unittest.TestCase):
+    CASES = (
+        "in=2x9x8x3 filter=3x2x1",
+        "in=2x9x8x3 filter=3x2x1 format=NCHW",
+        "in=2x9x8x3 filter=3x3x1 dilations=2x1 padding=1,2,3,0",
+        "in=2x9x8x3 filter=3x2x1 strides=2x2 dilations=1x2",
+        "in=2x9x8x3 filter=3x2x1 strides=1x2 padding=1,2,3,0",
+        "in=2x30x28x40 filter=5x5x2",  # large enough to be repeated
+    )
+
+    @parameterized.expand(CASES)
+    def test_no_op_is_left_to_make_tensors_of_lists(self, notation):
+        """It does that on a slow path, which takes longer than the op."""
+        slow = []
+
+        def recording(function):
+            def recorded(*args, **kwargs):
+                slow.append(function.__name__)
+                return function(*args, **kwargs)
+
+            return recorded
+
+        with contextlib.ExitStack() as patches:
+            for module in (gen_array_ops, gen_nn_ops):
+                for name in filter(lambda name: name.endswith("_eager_fallback"), dir(module)):
+                    patches.enter_context(mock.patch.object(module, name, recording(getattr(module, name))))
+            tf.raw_ops.Reverse(tensor=[1], dims=[True])
+            self.assertEqual(slow, ["reverse_eager_fallback"])
+            check(self, notation, "native", "eager")
+        self.assertEqual(slow[1:], [])
+
+    @parameterized.expand(
+        [
+            ("eager", "in=2x9x8x3 filter=3x2x1 strides=1x2", ["DepthwiseConv2dNative"] * 3),
+            ("graph", "in=2x9x8x3 filter=3x2x1 strides=1x2", ["Conv2D"] * 3),
+            (
+                "eager",
+                "in=2x9x8x3 filter=3x2x1 strides=1x2 padding=1,2,3,0",
+                ["DepthwiseConv2dNative"] + ["Conv2D"] * 2,
+            ),
+            ("eager", "in=2x9x8x1 filter=3x2x1 strides=2x1 padding=VALID", ["DepthwiseConv2dNative"] * 3),
+            ("eager", "in=2x9x8x3 filter=3x2x1 strides=1x2 dilations=2x2", ["Conv2D"] + ["DepthwiseConv2dNative"] * 2),
+            ("eager", "in=2x9x8x3 filter=3x2x1 strides=1x2 dtype=float64", ["DepthwiseConv2dNative"] * 3),
+        ]
+    )
+    @unittest.skipUnless(onednn_runs_grouped_convolutions(), "without oneDNN, phases compute all of them")
+    def test_which_kernels_compute_unequal_strides(self, mode, notation, expected):
+        """Output, input gradient, filter gradient; a call of Conv2D takes longer in eager code."""
+        ran = []
+        op_callbacks.add_op_callback(record := lambda op, *_, **__: ran.append(op))
+        self.addCleanup(op_callbacks.remove_op_callback, record)
+        check(self, notation, "native", mode)
+        kernels = [op for op in ran if op.startswith(("Conv2D", "DepthwiseConv2d"))]
+        backward = ["", "BackpropInput", "BackpropFilter"]
+        self.assertEqual(kernels, [kernel + suffix for kernel, suffix in zip(expected, backward, strict=True)])
 
 
 class TransposedTest(unittest.TestCase):
