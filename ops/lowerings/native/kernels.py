@@ -105,7 +105,7 @@ class Plain:
                 return _in_one_call(_of_any_images(spec))(x, dy)
             return _in_parts(spec, x, dy, sizes)
         return raw.DepthwiseConv2dNativeBackpropFilter(
-            input=x, filter_sizes=sizes, out_backprop=dy, **_attributes(spec)
+            input=x, filter_sizes=integers(sizes), out_backprop=dy, **_attributes(spec)
         )
 
 

@@ -146,6 +146,7 @@ class EagerTest(unittest.TestCase):
         "in=2x9x8x3 filter=3x2x1 strides=2x2 dilations=1x2",
         "in=2x9x8x3 filter=3x2x1 strides=1x2 padding=1,2,3,0",
         "in=2x30x28x40 filter=5x5x2",  # large enough to be repeated
+        "in=2x30x28x40 filter=3x3x2",  # for the filter gradient too
     )
 
     @parameterized.expand(CASES)
