@@ -30,8 +30,8 @@ from hashlib import sha256
 from typing import TypeAlias
 
 import tensorflow as tf
-from depthwise.ops.lowerings.base import Plan
-from depthwise.ops.spec import COMPLEX, ConvSpec, nhwc
+from depthwise.ops.lowerings.base import Plan, Sizes
+from depthwise.ops.spec import COMPLEX, ConvSpec, Dim, nhwc
 
 try:  # Private: TensorFlow offers no public way. tests/ops/test_gradients.py notices if a release changes it.
     from tensorflow.python.eager import record
@@ -59,12 +59,12 @@ class Trilinear:
         compute = self.plan.output.output
         return self._differentiable(lambda x, w: self._value(compute, x, w), self._output_gradients, x, w)
 
-    def input_grad(self, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+    def input_grad(self, w: tf.Tensor, dy: tf.Tensor, sizes: Sizes) -> tf.Tensor:
         """(filter, dy) -> input gradient, of shape `sizes`."""
         compute = self.plan.input_grad.input_grad
         return self._differentiable(lambda w, dy: self._value(compute, w, dy, sizes), self._input_grad_gradients, w, dy)
 
-    def filter_grad(self, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+    def filter_grad(self, x: tf.Tensor, dy: tf.Tensor, sizes: Sizes) -> tf.Tensor:
         """(input, dy) -> filter gradient, of shape `sizes`."""
         compute = self.plan.filter_grad.filter_grad
         return self._differentiable(
@@ -75,24 +75,25 @@ class Trilinear:
 
     def _output_gradients(self, x: tf.Tensor, w: tf.Tensor, g: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         x_, w_, g = self._conj(x), self._conj(w), tf.convert_to_tensor(g)
-        return self.input_grad(w_, g, tf.shape(x)), self.filter_grad(x_, g, tf.shape(w))
+        dx = self.input_grad(w_, g, _sizes(self.spec.input_shape, x))
+        return dx, self.filter_grad(x_, g, _sizes(self.spec.filter_shape, w))
 
     def _input_grad_gradients(self, w: tf.Tensor, dy: tf.Tensor, g: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         w_, dy_, g = self._conj(w), self._conj(dy), tf.convert_to_tensor(g)
-        return self.filter_grad(g, dy_, tf.shape(w)), self.output(g, w_)
+        return self.filter_grad(g, dy_, _sizes(self.spec.filter_shape, w)), self.output(g, w_)
 
     def _filter_grad_gradients(self, x: tf.Tensor, dy: tf.Tensor, g: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         x_, dy_, g = self._conj(x), self._conj(dy), tf.convert_to_tensor(g)
-        return self.input_grad(g, dy_, tf.shape(x)), self.output(x_, g)
+        return self.input_grad(g, dy_, _sizes(self.spec.input_shape, x)), self.output(x_, g)
 
-    def _output_sizes(self, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor | tuple[int, ...]:
+    def _output_sizes(self, x: tf.Tensor, w: tf.Tensor) -> Sizes:
         if None not in self.spec.output_shape:
             return self.spec.output_shape
         sizes, taps = nhwc(tf.unstack(tf.shape(x)), self.spec.data_format), tf.unstack(tf.shape(w))
         rows, cols = self.spec.axes(sizes, taps)
         return tf.stack(self.spec.in_order(sizes[0], rows.output, cols.output, taps[2] * taps[3]))
 
-    def _value(self, compute: Callable[..., tf.Tensor], a: tf.Tensor, b: tf.Tensor, *sizes: tf.Tensor) -> tf.Tensor:
+    def _value(self, compute: Callable[..., tf.Tensor], a: tf.Tensor, b: tf.Tensor, *sizes: Sizes) -> tf.Tensor:
         """A contraction of two operands: zeros where there is nothing to sum, else sums in the accumulation dtype, each
         rounded once."""
         if self.spec.is_empty:
@@ -148,6 +149,11 @@ class Trilinear:
         # What is registered stays for good, and would keep a tensor's graph with it.
         own = weakref.ref(identity.op)
         return identity
+
+
+def _sizes(shape: tuple[Dim, ...], tensor: tf.Tensor) -> Sizes:
+    """The sizes of a tensor of this shape: numbers where all are known, which saves eager code an op."""
+    return tf.shape(tensor) if None in shape else shape
 
 
 def may_be_differentiated() -> bool:

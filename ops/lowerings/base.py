@@ -11,14 +11,16 @@ from depthwise.ops.spec import ConvSpec
 
 Contraction: TypeAlias = Literal["output", "input_grad", "filter_grad"]
 CONTRACTIONS: tuple[Contraction, ...] = ("output", "input_grad", "filter_grad")
+Sizes: TypeAlias = tf.Tensor | tuple[int, ...]
+"""The sizes of a result: numbers where all are known, else an int32 tensor."""
 
 
 class Lowering(Protocol):
     """A way to compute the op and its two gradients.
 
     All three take and return tensors in the spec's data format and dtype, which is never a half type: what a result is
-    accumulated in is decided once, before (`ConvSpec.accumulated`). Shapes that the spec does not know are
-    passed as int32 tensors (`sizes`); where the spec knows them, `sizes` may be ignored.
+    accumulated in is decided once, before (`ConvSpec.accumulated`). A gradient is told the sizes of its result;
+    where the spec knows them, they may be ignored.
     """
 
     name: str
@@ -31,11 +33,11 @@ class Lowering(Protocol):
         """The convolution, of the spec's output shape."""
         ...
 
-    def input_grad(self, spec: ConvSpec, filter: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+    def input_grad(self, spec: ConvSpec, filter: tf.Tensor, dy: tf.Tensor, sizes: Sizes) -> tf.Tensor:
         """Of the shape of the input (`sizes`): the contraction of filter and output gradient."""
         ...
 
-    def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+    def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: Sizes) -> tf.Tensor:
         """Of the shape of the filter (`sizes`): the contraction of input and output gradient."""
         ...
 

@@ -14,7 +14,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 import tensorflow as tf
-from depthwise.ops.lowerings.base import Contraction, Lowering
+from depthwise.ops.lowerings.base import Contraction, Lowering, Sizes
 from depthwise.ops.mode import Mode
 from depthwise.ops.spec import ConvSpec
 
@@ -42,12 +42,12 @@ class InFunction:
     def output(self, spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) -> tf.Tensor:
         return self._function(spec, "output", self._in_memory(input))(input, filter)
 
-    def input_grad(self, spec: ConvSpec, filter: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-        return self._function(spec, "input_grad", self._in_memory(dy))(filter, dy, sizes)
+    def input_grad(self, spec: ConvSpec, filter: tf.Tensor, dy: tf.Tensor, sizes: Sizes) -> tf.Tensor:
+        return self._function(spec, "input_grad", self._in_memory(dy))(filter, dy, tf.convert_to_tensor(sizes))
 
-    def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+    def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: Sizes) -> tf.Tensor:
         # Which is the same wherever its images are: traced once for all.
-        return self._function(spec, "filter_grad", False)(input, dy, sizes)
+        return self._function(spec, "filter_grad", False)(input, dy, tf.convert_to_tensor(sizes))
 
     def _in_memory(self, image: tf.Tensor) -> bool:
         return self.jit_compile or _is_argument(image)

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import tensorflow as tf
-from depthwise.ops.lowerings.base import Contraction, Lowering
+from depthwise.ops.lowerings.base import Contraction, Lowering, Sizes
 from depthwise.ops.mode import Mode, without_islands
 from depthwise.ops.spec import ConvSpec
 
@@ -43,10 +43,10 @@ class Portable:
     def output(self, spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) -> tf.Tensor:
         return self._where_it_runs(lambda lowering: lowering.output(spec, input, filter))
 
-    def input_grad(self, spec: ConvSpec, filter: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+    def input_grad(self, spec: ConvSpec, filter: tf.Tensor, dy: tf.Tensor, sizes: Sizes) -> tf.Tensor:
         return self._where_it_runs(lambda lowering: lowering.input_grad(spec, filter, dy, sizes))
 
-    def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+    def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: Sizes) -> tf.Tensor:
         return self._where_it_runs(lambda lowering: lowering.filter_grad(spec, input, dy, sizes))
 
     def _where_it_runs(self, compute: Callable[[Lowering], tf.Tensor]) -> tf.Tensor:

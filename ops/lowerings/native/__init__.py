@@ -15,6 +15,8 @@ Two kernels of `tf.raw_ops` compute depthwise convolutions, and neither takes ev
     phased      the plain kernel over interleaved subsamples of the input (`geometry.common_phases`): whatever the
                 two kernels cannot do as they are, on any build, and what they would pad too far.
 
+In eager code with oneDNN, what is small is computed in float64 (`in_float64`).
+
 All of them run on NHWC (an NCHW tensor is transposed around the kernel: TensorFlow's CPU kernels refuse NCHW or
 reorder it at greater cost).
 
@@ -33,7 +35,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import at_least_zero, common_phases
-from depthwise.ops.lowerings.base import Contraction, Lowering
+from depthwise.ops.lowerings.base import Contraction, Lowering, Sizes
+from depthwise.ops.lowerings.native.in_float64 import in_float64_if_small
 from depthwise.ops.lowerings.native.kernels import (
     Grouped,
     Kernel,
@@ -102,28 +105,20 @@ class Native:
         return None
 
     def output(self, spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) -> tf.Tensor:
-        nhwc, x, w = _as_nhwc(spec), _to_nhwc(spec, input), filter
-        of_repeated = repeated(nhwc, "output")
-        # Converters are to find one op a layer, with nothing before it.
-        if of_repeated is not None and current_mode() != "export":
-            nhwc, x, w = of_repeated, repeat(nhwc, x), filter_of_repeated(nhwc, w)
-        inner, image = _padded_if_faster(nhwc, x)
-        y = _kernel(nhwc, "output").output(*_with_room_for_an_output(inner, image, w))
-        if nhwc.may_be_empty:
-            y = _right_when_empty(nhwc, y, x, w)
+        y = in_float64_if_small(_as_nhwc(spec), "output", _output, _to_nhwc(spec, input), filter)
         return _from_nhwc(spec, y)
 
-    def input_grad(self, spec: ConvSpec, filter: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+    def input_grad(self, spec: ConvSpec, filter: tf.Tensor, dy: tf.Tensor, sizes: Sizes) -> tf.Tensor:
         def compute() -> tf.Tensor:
-            dx = _input_grad(_as_nhwc(spec), filter, _to_nhwc(spec, dy), _nhwc_sizes(spec, sizes))
-            return _from_nhwc(spec, dx)
+            operands = filter, _to_nhwc(spec, dy), _nhwc_sizes(spec, sizes)
+            return _from_nhwc(spec, in_float64_if_small(_as_nhwc(spec), "input_grad", _input_grad, *operands))
 
         return _unless_empty(spec, compute, sizes, dy, filter)
 
-    def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+    def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: Sizes) -> tf.Tensor:
         def compute() -> tf.Tensor:
             x, g = _to_nhwc(spec, input), _to_nhwc(spec, dy)
-            found = _filter_grad(_as_nhwc(spec), x, g, sizes)
+            found = in_float64_if_small(_as_nhwc(spec), "filter_grad", _filter_grad, x, g, sizes)
 
             def exactly() -> tf.Tensor:
                 return self._exact_filter_grad(_of_any_size(spec))(x, g, found)
@@ -154,6 +149,17 @@ class Native:
         return concrete
 
 
+def _output(spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
+    """The output, in NHWC, by the kernel that is fastest at it."""
+    of_repeated = repeated(spec, "output")
+    # Converters are to find one op a layer, with nothing before it.
+    if of_repeated is not None and current_mode() != "export":
+        spec, x, w = of_repeated, repeat(spec, x), filter_of_repeated(spec, w)
+    inner, image = _padded_if_faster(spec, x)
+    y = _kernel(spec, "output").output(*_with_room_for_an_output(inner, image, w))
+    return _right_when_empty(spec, y, x, w) if spec.may_be_empty else y
+
+
 def _input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor:
     """The input gradient, in NHWC, by the kernels that are fastest at it."""
     of_repeated, transposed = repeated(spec, "input_grad"), as_output(spec)
@@ -167,14 +173,14 @@ def _input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.T
     return _kernel(spec, "input_grad").input_grad(spec, w, dy, sizes)
 
 
-def _filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+def _filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor:
     """The filter gradient, in NHWC, by the kernels that are fastest at it."""
     of_repeated = repeated(spec, "filter_grad")
     if of_repeated is None:
         return _kernel(spec, "filter_grad").filter_grad(spec, x, dy, sizes)
     repeated_sizes = [*of_repeated.filter_shape[:2], of_repeated.channels or sizes[2] * spec.multiplier, 1]
     dw = _kernel(of_repeated, "filter_grad").filter_grad(of_repeated, repeat(spec, x), dy, repeated_sizes)
-    return tf.reshape(dw, sizes)
+    return tf.reshape(dw, integers(sizes))
 
 
 def _kernel(spec: ConvSpec, contraction: Contraction) -> Kernel:
@@ -257,7 +263,7 @@ def _from_nhwc(spec: ConvSpec, tensor: tf.Tensor) -> tf.Tensor:
     return raw.Transpose(x=tensor, perm=integers([0, 3, 1, 2])) if spec.data_format == "NCHW" else tensor
 
 
-def _nhwc_sizes(spec: ConvSpec, sizes: tf.Tensor) -> Any:
+def _nhwc_sizes(spec: ConvSpec, sizes: Sizes) -> Any:
     if None not in spec.input_shape:
         return _as_nhwc(spec).input_shape
     return tf.gather(sizes, [0, 2, 3, 1]) if spec.data_format == "NCHW" else sizes
@@ -303,9 +309,7 @@ def _padding(spec: ConvSpec, kernel: Kernel) -> int:
 # Emptiness. The oneDNN kernels return wrong shapes and uninitialised memory where a tensor is empty.
 
 
-def _unless_empty(
-    spec: ConvSpec, compute: Callable[[], tf.Tensor], sizes: tf.Tensor, *operands: tf.Tensor
-) -> tf.Tensor:
+def _unless_empty(spec: ConvSpec, compute: Callable[[], tf.Tensor], sizes: Sizes, *operands: tf.Tensor) -> tf.Tensor:
     """A gradient: zero where there is nothing to sum, else what is computed."""
     if not spec.may_be_empty:
         return compute()

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import ceil_div
+from depthwise.ops.lowerings.base import Sizes
 from depthwise.ops.spec import MOST_SPECS, ConvSpec
 
 raw = tf.raw_ops
@@ -136,10 +137,10 @@ class Grouped:
         # depend on dy. The op Select hands a tensor on, at no cost, where its condition is a scalar.
         x = raw.Select(condition=tf.math.is_nan(dy[0, 0, 0, 0]), x=x, y=x)
         dw = raw.Conv2DBackpropFilter(input=x, filter_sizes=self._filter_sizes(sizes), out_backprop=dy, **attributes)
-        return tf.reshape(dw, sizes)
+        return tf.reshape(dw, integers(sizes))
 
     @staticmethod
-    def _filter_sizes(sizes: tf.Tensor) -> tf.Tensor:
+    def _filter_sizes(sizes: Sizes) -> tf.Tensor:
         return tf.stack([sizes[0], sizes[1], 1, sizes[2] * sizes[3]])
 
 

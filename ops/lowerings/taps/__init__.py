@@ -8,7 +8,7 @@ from __future__ import annotations
 from types import ModuleType
 
 import tensorflow as tf
-from depthwise.ops.lowerings.base import Contraction
+from depthwise.ops.lowerings.base import Contraction, Sizes
 from depthwise.ops.lowerings.taps import (
     commuted,
     correlate,
@@ -43,12 +43,12 @@ class Taps:
             return end_to_end.output(spec, input, filter, self.in_memory)
         return _formulation(spec, "output").output(spec, input, filter)
 
-    def input_grad(self, spec: ConvSpec, filter: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+    def input_grad(self, spec: ConvSpec, filter: tf.Tensor, dy: tf.Tensor, sizes: Sizes) -> tf.Tensor:
         if end_to_end.pays(spec, "input_grad"):
             return end_to_end.input_grad(spec, filter, dy, self.in_memory)
         return _formulation(spec, "input_grad").input_grad(spec, filter, dy, sizes)
 
-    def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+    def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: Sizes) -> tf.Tensor:
         formulation = _formulation(spec, "filter_grad")
         if self.in_microbatches and formulation is correlate:
             formulation = microbatches

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 from depthwise.ops.geometry import Axis
+from depthwise.ops.lowerings.base import Sizes
 from depthwise.ops.lowerings.taps.layout import Layout, shaped, sizes_of
 from depthwise.ops.lowerings.taps.padded import sum_of_taps
 from depthwise.ops.lowerings.taps.walk import Walk
@@ -40,7 +41,7 @@ def output(spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
     return shaped(_sum(layout, tf.reverse(w, [0, 1]), layout.repeat(x), *walks), spec.output_shape)
 
 
-def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: Sizes) -> tf.Tensor:
     """The input gradient. Reversed, dy's sample p meets the filter at before - stride*(output - 1 - p) + r."""
     layout = Layout(spec, tf.shape(w))
     walks = [Walk(a.pads[0] - a.stride * (a.output - 1), a.stride, a.size, 1) for a in (spec.rows, spec.cols)]

@@ -40,6 +40,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import Axis, Size, at_least_zero, ceil_div
+from depthwise.ops.lowerings.base import Sizes
 from depthwise.ops.lowerings.taps.columns import (
     MORE_COLUMN_TERMS,
     MOST_PARTIAL_SUMS,
@@ -68,9 +69,7 @@ ROW_WINDOW = 8
 """Rows that a window of stage 2 adds up where their number is unknown."""
 
 
-def filter_grad(
-    spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor, most_sums: int | None = None
-) -> tf.Tensor:
+def filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: Sizes, most_sums: int | None = None) -> tf.Tensor:
     """The filter gradient, of a filter whose height and width are known."""
     rows, cols = spec.axes(nhwc(sizes_of(x), spec.data_format), ())
     x = Layout(spec, sizes).repeat(x)

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import Run, Size, at_least_zero
+from depthwise.ops.lowerings.base import Sizes
 from depthwise.ops.lowerings.total import total
 from depthwise.ops.spec import ConvSpec
 
@@ -47,7 +48,7 @@ def end_of(samples: Range) -> Size:
 class Layout:
     """The dimensions of a spec's images."""
 
-    def __init__(self, spec: ConvSpec, filter_sizes: tf.Tensor) -> None:
+    def __init__(self, spec: ConvSpec, filter_sizes: Sizes) -> None:
         self.spec = spec
         self.channels = filter_sizes[2] if spec.channels is None else spec.channels
         self.multiplier = filter_sizes[3] if spec.multiplier is None else spec.multiplier

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import tensorflow as tf
 from depthwise.ops.geometry import ceil_div
+from depthwise.ops.lowerings.base import Sizes
 from depthwise.ops.lowerings.taps import correlate
 from depthwise.ops.lowerings.taps.columns import COLUMN_TERMS, partial_sums
 from depthwise.ops.lowerings.taps.layout import Layout, shaped
@@ -27,7 +28,7 @@ FEWER = 4
 """How many times fewer images a microbatch may have than it could, because the batch is to be divided by them."""
 
 
-def filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+def filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: Sizes) -> tf.Tensor:
     """The filter gradient, of a filter whose height and width are known."""
     images = _images(spec)
     if images is None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 from depthwise.ops.geometry import Axis, Size
+from depthwise.ops.lowerings.base import Sizes
 from depthwise.ops.lowerings.taps.layout import (
     TAP_ROWS,
     UNROLLED_TAPS,
@@ -40,7 +41,7 @@ def output(spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
     return shaped(_sum_of_filter_taps(layout, padded, w, *map(_forward, axes)), spec.output_shape)
 
 
-def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: Sizes) -> tf.Tensor:
     """The input gradient, as an unstrided stencil on the output gradient, spread out by the stride and padded.
 
     Input p takes part in output i through tap t where stride*i = p + before - rate*t. So spread dy with stride - 1
@@ -54,7 +55,7 @@ def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) ->
     return shaped(layout.sum_repeated(dx), spec.input_shape)
 
 
-def filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+def filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: Sizes) -> tf.Tensor:
     """The filter gradient of a filter of unknown size: for each tap in turn, the correlation of the padded input with
     the output gradient. (`correlate` has the others.)"""
     layout = Layout(spec, sizes)

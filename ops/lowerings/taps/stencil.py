@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 from depthwise.ops.geometry import Run, input_runs, merged, output_runs
+from depthwise.ops.lowerings.base import Sizes
 from depthwise.ops.lowerings.taps.layout import Layout, concat, shaped
 from depthwise.ops.lowerings.taps.once import once
 from depthwise.ops.lowerings.total import total
@@ -32,7 +33,7 @@ def output(spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
     return shaped(_assemble(layout, layout.repeat(x), w, *runs, sizes), spec.output_shape)
 
 
-def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: Sizes) -> tf.Tensor:
     """The input gradient of a convolution without strides."""
     layout = Layout(spec, tf.shape(w))
     runs, sizes = (input_runs(spec.rows), input_runs(spec.cols)), (spec.rows.output, spec.cols.output)

@@ -21,6 +21,7 @@ from math import prod
 import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import Axis, Size, ceil_div
+from depthwise.ops.lowerings.base import Sizes
 from depthwise.ops.lowerings.taps.layout import UNROLLED_TAPS, Layout, Range, is_large, shaped, sizes_of, where
 from depthwise.ops.lowerings.taps.once import once
 from depthwise.ops.lowerings.total import total
@@ -81,7 +82,7 @@ def pays(spec: ConvSpec) -> bool:
     return terms <= (UNROLLED_TAPS if spec.data_format == "NHWC" else MOST_NCHW_TERMS)
 
 
-def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: Sizes) -> tf.Tensor:
     """The input gradient."""
     if spec.data_format == "NCHW":
         # The phases of columns would be neighbours in memory, and no vectors. (What `end_to_end` leaves.)

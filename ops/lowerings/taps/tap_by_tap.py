@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 from depthwise.ops.geometry import Axis, Size, at_least_zero, at_most
+from depthwise.ops.lowerings.base import Sizes
 from depthwise.ops.lowerings.taps.layout import Layout, Range, end_of, shaped, sizes_of
 from depthwise.ops.lowerings.total import total
 from depthwise.ops.spec import ConvSpec, nhwc
@@ -44,7 +45,7 @@ def output(spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
     return shaped(total([y, *products]), spec.output_shape)
 
 
-def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: Sizes) -> tf.Tensor:
     """The input gradient: each tap's products with its outputs' gradients, put where its samples are."""
     layout = Layout(spec, tf.shape(w))
     weights = layout.weights(w)
@@ -57,7 +58,7 @@ def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) ->
     return shaped(layout.sum_repeated(total([dx, *products])), spec.input_shape)
 
 
-def filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+def filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: Sizes) -> tf.Tensor:
     """The filter gradient: for each tap the sum of its samples times its outputs' gradients, if it has any."""
     layout = Layout(spec, sizes)
     meetings = _meetings(*_axes(spec, tf.shape(x)))
@@ -73,7 +74,7 @@ def filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -
     return shaped(tf.reshape(tf.stack([sums.get(tap, nothing) for tap in taps]), sizes), spec.filter_shape)
 
 
-def _axes(spec: ConvSpec, sizes: tf.Tensor) -> tuple[Axis, Axis]:
+def _axes(spec: ConvSpec, sizes: Sizes) -> tuple[Axis, Axis]:
     """The spatial axes of an input of these sizes, unknown ones as scalars of 64 bits: what stands far apart may add up
     to more than 32 hold."""
     return spec.axes(nhwc(tf.unstack(tf.cast(sizes, tf.int64), num=4), spec.data_format), ())

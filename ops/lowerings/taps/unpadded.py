@@ -16,6 +16,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import ceil_div
+from depthwise.ops.lowerings.base import Sizes
 from depthwise.ops.lowerings.taps.layout import Layout, reused, shaped, spare_channels, where
 from depthwise.ops.lowerings.taps.line import PLACES_FUSED
 from depthwise.ops.lowerings.taps.once import once
@@ -38,7 +39,7 @@ def output(spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
     return shaped(_stencil(spec, x, w, *map(over_input, (spec.rows, spec.cols))), spec.output_shape)
 
 
-def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+def input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: Sizes) -> tf.Tensor:
     """The input gradient: what a tap meets lies as far behind as it lies ahead in the convolution."""
     return shaped(_stencil(spec, dy, w, *map(over_output_grad, (spec.rows, spec.cols))), spec.input_shape)
 

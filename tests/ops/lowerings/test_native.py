@@ -18,7 +18,7 @@ from depthwise.ops.spec import canonicalize
 from parameterized import parameterized
 from results import check
 from tensorflow.python.framework import op_callbacks
-from tensorflow.python.ops import gen_array_ops, gen_nn_ops
+from tensorflow.python.ops import gen_array_ops, gen_math_ops, gen_nn_ops
 
 PREDICT = textwrap.dedent("""
     import tensorflow as tf
@@ -147,11 +147,12 @@ class EagerTest(unittest.TestCase):
         "in=2x9x8x3 filter=3x2x1 strides=1x2 padding=1,2,3,0",
         "in=2x30x28x40 filter=5x5x2",  # large enough to be repeated
         "in=2x30x28x40 filter=3x3x2",  # for the filter gradient too
+        "in=2x30x28x40 filter=3x2x1",  # too large to be summed in float64
     )
 
     @parameterized.expand(CASES)
-    def test_no_op_is_left_to_make_tensors_of_lists(self, notation):
-        """It does that on a slow path, which takes longer than the op."""
+    def test_no_op_is_left_to_convert_arguments(self, notation):
+        """Lists to tensors, names to dtypes: it does that on a slow path, which takes longer than the op."""
         slow = []
 
         def recording(function):
@@ -162,7 +163,7 @@ class EagerTest(unittest.TestCase):
             return recorded
 
         with contextlib.ExitStack() as patches:
-            for module in (gen_array_ops, gen_nn_ops):
+            for module in (gen_array_ops, gen_math_ops, gen_nn_ops):
                 for name in filter(lambda name: name.endswith("_eager_fallback"), dir(module)):
                     patches.enter_context(mock.patch.object(module, name, recording(getattr(module, name))))
             tf.raw_ops.Reverse(tensor=[1], dims=[True])
@@ -187,13 +188,45 @@ class EagerTest(unittest.TestCase):
     @unittest.skipUnless(onednn_runs_grouped_convolutions(), "without oneDNN, phases compute all of them")
     def test_which_kernels_compute_unequal_strides(self, mode, notation, expected):
         """Output, input gradient, filter gradient; a call of Conv2D takes longer in eager code."""
-        ran = []
-        op_callbacks.add_op_callback(record := lambda op, *_, **__: ran.append(op))
-        self.addCleanup(op_callbacks.remove_op_callback, record)
-        check(self, notation, "native", mode)
-        kernels = [op for op in ran if op.startswith(("Conv2D", "DepthwiseConv2d"))]
+        kernels = [name for name, _ in self.kernels_of(notation, mode)]
         backward = ["", "BackpropInput", "BackpropFilter"]
         self.assertEqual(kernels, [kernel + suffix for kernel, suffix in zip(expected, backward, strict=True)])
+
+    @parameterized.expand(
+        [
+            ("eager", "in=1x14x14x32 filter=3x3x1", "yyy"),
+            ("eager", "in=1x32x14x14 filter=3x3x1 format=NCHW dtype=bfloat16", "yyy"),
+            ("eager", "in=1x14x14x40 filter=3x3x1", "nnn"),  # too many products
+            ("eager", "in=1x14x14x20 filter=3x3x2", "nnn"),
+            ("eager", "in=1x64x64x3 filter=3x3x1", "nnn"),  # as many products as for 8 channels
+            ("eager", "in=1x9x9x64 filter=9x9x1 padding=VALID", "yny"),  # products per sample of input
+            ("eager", "in=1x64x32x8 filter=1x1x1 strides=4x4", "yyy"),
+            ("eager", "in=1x64x33x8 filter=1x1x1 strides=4x4", "nnn"),  # too many elements: of the input,
+            ("eager", "in=1x32x32x8 filter=1x1x3", "nnn"),  # the output,
+            ("eager", "in=1x1x1x64 filter=16x17x1", "nnn"),  # and the filter
+            ("eager", "in=1x9x8x3 filter=3x2x1 strides=1x2", "nnn"),
+            ("eager", "in=1x9x8x3 filter=3x2x1 dilations=2x2", "nnn"),
+            ("graph", "in=1x9x8x3 filter=3x2x1", "nnn"),
+        ]
+    )
+    def test_which_kernels_sum_in_float64(self, mode, notation, expected):
+        """Output, input gradient, filter gradient; with oneDNN."""
+        found = [dtype for _, dtype in self.kernels_of(notation, mode)]
+        wide = expected if onednn_runs_grouped_convolutions() else "nnn"
+        self.assertEqual(found, [{"y": "float64", "n": "float32"}[letter] for letter in wide])
+
+    def kernels_of(self, notation, mode):
+        """(name, dtype) of the kernels of a case, which is checked."""
+        ran = []
+
+        def record(op, inputs, attributes, outputs, *_, **__):
+            if op.startswith(("Conv2D", "DepthwiseConv2d")):
+                ran.append((op, outputs[0].dtype.name))
+
+        op_callbacks.add_op_callback(record)
+        self.addCleanup(op_callbacks.remove_op_callback, record)
+        check(self, notation, "native", mode)
+        return ran
 
 
 class TransposedTest(unittest.TestCase):
