@@ -23,10 +23,12 @@ raw = tf.raw_ops
 
 VECTOR = 8
 """Channels that count as one product: TensorFlow's kernels pad those that they are short of."""
-MOST_PRODUCTS, MOST_ELEMENTS = 2**13, 2**14
-"""Most products, by VECTOR, and most elements of input, output or filter. Of 7,000 products, 3x3 on (1,14,14,16) with
-two outputs a channel, the three take 102, 101 and 159 us in float32 and 44, 44 and 47 in float64; of 14,000, 3x3 on
-(1,40,40,8), 61, 57 and 76, and 80, 81 and 84."""
+MOST_PRODUCTS = {"output": 2**13, "input_grad": 2**13, "filter_grad": 2**14}
+"""Most products, by VECTOR. Of 7,000, 3x3 on (1,14,14,16) with two outputs a channel, the three take 102, 101 and 159
+us in float32 and 44, 44 and 47 in float64; of 14,000, 3x3 on (1,40,40,8), 61, 57 and 76, and 80, 81 and 84, but the
+filter gradient of 3x3 on (1,7,7,256) 123 and 54."""
+MOST_ELEMENTS = 2**14
+"""Most elements of input, output or filter, all of which are cast."""
 
 
 def in_float64_if_small(
@@ -53,5 +55,5 @@ def _in_float64(spec: ConvSpec, contraction: Contraction) -> ConvSpec | None:
     channels = shapes[2][2] * shapes[2][3]
     windows = samples // shapes[2][2] if contraction == "input_grad" else outputs // channels
     products = windows * spec.taps * ceil_div(channels, VECTOR)
-    is_small = products <= MOST_PRODUCTS and max(samples, outputs, taps) <= MOST_ELEMENTS
+    is_small = products <= MOST_PRODUCTS[contraction] and max(samples, outputs, taps) <= MOST_ELEMENTS
     return replace(spec, dtype="float64") if is_small else None
