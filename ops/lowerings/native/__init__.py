@@ -105,23 +105,20 @@ class Native:
         return None
 
     def output(self, spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) -> tf.Tensor:
-        y = in_float64_if_small(_as_nhwc(spec), "output", _output, _to_nhwc(spec, input), filter)
-        return _from_nhwc(spec, y)
+        return in_float64_if_small(spec, "output", _output, input, filter)
 
     def input_grad(self, spec: ConvSpec, filter: tf.Tensor, dy: tf.Tensor, sizes: Sizes) -> tf.Tensor:
         def compute() -> tf.Tensor:
-            operands = filter, _to_nhwc(spec, dy), _nhwc_sizes(spec, sizes)
-            return _from_nhwc(spec, in_float64_if_small(_as_nhwc(spec), "input_grad", _input_grad, *operands))
+            return in_float64_if_small(spec, "input_grad", _input_grad, filter, dy, sizes)
 
         return _unless_empty(spec, compute, sizes, dy, filter)
 
     def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: Sizes) -> tf.Tensor:
         def compute() -> tf.Tensor:
-            x, g = _to_nhwc(spec, input), _to_nhwc(spec, dy)
-            found = in_float64_if_small(_as_nhwc(spec), "filter_grad", _filter_grad, x, g, sizes)
+            found = in_float64_if_small(spec, "filter_grad", _filter_grad, input, dy, sizes)
 
             def exactly() -> tf.Tensor:
-                return self._exact_filter_grad(_of_any_size(spec))(x, g, found)
+                return self._exact_filter_grad(_of_any_size(spec))(_to_nhwc(spec, input), _to_nhwc(spec, dy), found)
 
             # What is not finite in x or dy shows here: it is a term of some tap's sum. To ask is cheap.
             if tf.executing_eagerly():  # NumPy takes 3 us; calls of three ops would take 40
@@ -150,22 +147,27 @@ class Native:
 
 
 def _output(spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
-    """The output, in NHWC, by the kernel that is fastest at it."""
-    of_repeated = repeated(spec, "output")
+    """The output, by the kernel that is fastest at it."""
+    nhwc, x = _as_nhwc(spec), _to_nhwc(spec, x)
+    of_repeated = repeated(nhwc, "output")
     # Converters are to find one op a layer, with nothing before it.
     if of_repeated is not None and current_mode() != "export":
-        spec, x, w = of_repeated, repeat(spec, x), filter_of_repeated(spec, w)
-    inner, image = _padded_if_faster(spec, x)
-    y = _kernel(spec, "output").output(*_with_room_for_an_output(inner, image, w))
-    return _right_when_empty(spec, y, x, w) if spec.may_be_empty else y
+        nhwc, x, w = of_repeated, repeat(nhwc, x), filter_of_repeated(nhwc, w)
+    inner, image = _padded_if_faster(nhwc, x)
+    y = _kernel(nhwc, "output").output(*_with_room_for_an_output(inner, image, w))
+    return _from_nhwc(spec, _right_when_empty(nhwc, y, x, w) if nhwc.may_be_empty else y)
 
 
-def _input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor:
-    """The input gradient, in NHWC, by the kernels that are fastest at it."""
+def _input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: Sizes) -> tf.Tensor:
+    """The input gradient, by the kernels that are fastest at it."""
+    return _from_nhwc(spec, _nhwc_input_grad(_as_nhwc(spec), w, _to_nhwc(spec, dy), _nhwc_sizes(spec, sizes)))
+
+
+def _nhwc_input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor:
     of_repeated, transposed = repeated(spec, "input_grad"), as_output(spec)
     if of_repeated is not None:
         repeated_sizes = [*(sizes[i] for i in range(3)), of_repeated.channels or sizes[3] * spec.multiplier]
-        dx = _input_grad(of_repeated, filter_of_repeated(spec, w), dy, repeated_sizes)
+        dx = _nhwc_input_grad(of_repeated, filter_of_repeated(spec, w), dy, repeated_sizes)
         return sum_of_repeated(spec, dx, sizes)
     if transposed is not None:
         inner, image = _padded_if_faster(transposed, dy)
@@ -174,12 +176,13 @@ def _input_grad(spec: ConvSpec, w: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.T
 
 
 def _filter_grad(spec: ConvSpec, x: tf.Tensor, dy: tf.Tensor, sizes: Any) -> tf.Tensor:
-    """The filter gradient, in NHWC, by the kernels that are fastest at it."""
-    of_repeated = repeated(spec, "filter_grad")
+    """The filter gradient, by the kernels that are fastest at it."""
+    nhwc, x, dy = _as_nhwc(spec), _to_nhwc(spec, x), _to_nhwc(spec, dy)
+    of_repeated = repeated(nhwc, "filter_grad")
     if of_repeated is None:
-        return _kernel(spec, "filter_grad").filter_grad(spec, x, dy, sizes)
+        return _kernel(nhwc, "filter_grad").filter_grad(nhwc, x, dy, sizes)
     repeated_sizes = [*of_repeated.filter_shape[:2], of_repeated.channels or sizes[2] * spec.multiplier, 1]
-    dw = _kernel(of_repeated, "filter_grad").filter_grad(of_repeated, repeat(spec, x), dy, repeated_sizes)
+    dw = _kernel(of_repeated, "filter_grad").filter_grad(of_repeated, repeat(nhwc, x), dy, repeated_sizes)
     return tf.reshape(dw, integers(sizes))
 
 

@@ -216,12 +216,17 @@ class EagerTest(unittest.TestCase):
         wide = expected if onednn_runs_grouped_convolutions() else "nnn"
         self.assertEqual(found, [{"y": "float64", "n": "float32"}[letter] for letter in wide])
 
-    def kernels_of(self, notation, mode):
+    @unittest.skipUnless(onednn_runs_grouped_convolutions(), "without oneDNN, no thread is woken")
+    def test_small_images_are_transposed_in_float64_too(self):
+        ran = self.kernels_of("in=1x8x8x8 filter=3x3x1 format=NCHW", "eager", ("Transpose",))
+        self.assertEqual(ran, [("Transpose", "float64")] * 6)
+
+    def kernels_of(self, notation, mode, named=("Conv2D", "DepthwiseConv2d")):
         """(name, dtype) of the kernels of a case, which is checked."""
         ran = []
 
         def record(op, inputs, attributes, outputs, *_, **__):
-            if op.startswith(("Conv2D", "DepthwiseConv2d")):
+            if op.startswith(named):
                 ran.append((op, outputs[0].dtype.name))
 
         op_callbacks.add_op_callback(record)
