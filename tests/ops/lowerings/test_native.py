@@ -206,7 +206,8 @@ class EagerTest(unittest.TestCase):
             ("eager", "in=1x32x32x8 filter=1x1x3", "nnn"),  # the output,
             ("eager", "in=1x1x1x64 filter=16x17x1", "nnn"),  # and the filter
             ("eager", "in=1x9x8x3 filter=3x2x1 strides=1x2", "nnn"),
-            ("eager", "in=1x9x8x3 filter=3x2x1 dilations=2x2", "nnn"),
+            ("eager", "in=1x9x8x3 filter=3x2x1 dilations=2x2", "nyy"),
+            ("eager", "in=1x9x8x3 filter=3x2x1 strides=1x2 dilations=2x2", "nyy"),
             ("graph", "in=1x9x8x3 filter=3x2x1", "nnn"),
         ]
     )
