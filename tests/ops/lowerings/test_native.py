@@ -222,6 +222,9 @@ class EagerTest(unittest.TestCase):
         ran = self.kernels_of("in=1x8x8x8 filter=3x3x1 format=NCHW", "eager", ("Transpose",))
         self.assertEqual(ran, [("Transpose", "float64")] * 6)
 
+    def test_no_op_asks_for_sizes(self):
+        self.assertEqual(self.kernels_of("in=2x9x8x3 filter=3x2x1 format=NCHW", "eager", ("Shape",)), [])
+
     def kernels_of(self, notation, mode, named=("Conv2D", "DepthwiseConv2d")):
         """(name, dtype) of the kernels of a case, which is checked."""
         ran = []
