@@ -71,9 +71,10 @@ def depthwise_conv2d(
     forward accumulator around a compiled function cannot see through the first two. They raise an error there.)
 
     NaN and infinity in the input or in the incoming gradient reach exactly the results whose sums they are in. What a
-    filter value that is not finite meets over padding is not specified: a lowering may leave the term out, or multiply
-    it with a zero, which gives NaN. (A float64 function that is traced outside XLA and later called within spreads both
-    among channels: there XLA compiles TensorFlow's kernel. "portable" does not.)
+    filter value that is not finite meets over padding (for an input gradient: beyond the output, or between strides) is
+    not specified: a lowering may leave the term out, or multiply it with a zero, which gives NaN. (A float64 function
+    that is traced outside XLA and later called within spreads both among channels: there XLA compiles TensorFlow's
+    kernel. "portable" does not.)
 
     Raises:
       TypeError: an argument is of a wrong type, or input and filter of a wrong dtype or of two.

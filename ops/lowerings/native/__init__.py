@@ -21,7 +21,8 @@ All of them run on NHWC (an NCHW tensor is transposed around the kernel: TensorF
 reorder it at greater cost).
 
 What is not finite in input or output gradient reaches the results whose sums it is in, and no others. A filter value
-that is not finite may meet the padding's zeros too and make NaN there: which it does depends on the build.
+that is not finite may meet zeros too and make NaN there, the padding's and, in an input gradient, those around the
+output gradient and between its samples: which it does depends on the build.
 """
 
 from __future__ import annotations
@@ -198,16 +199,17 @@ def _kernel_of_call(spec: ConvSpec, contraction: Contraction, eager: bool) -> Ke
     if not onednn_computes(spec):
         # A graph may be converted to LiteRT, where it is one dilated convolution if the padding comes first.
         return Phased(pads_first=contraction == "output")
-    if contraction != "output":
-        if spec.is_dilated:
-            return Phased()  # oneDNN's gradients of dilated convolutions are up to ten times slower
-        # A graph may be run on a device whose plain kernel refuses unequal strides.
-        return Plain() if eager and isinstance(spec.rows.padding, str) else Grouped()
+    if contraction != "output" and spec.is_dilated:
+        return Phased()  # oneDNN's gradients of dilated convolutions are up to ten times slower
     if equal:
         return Phased() if _is_padded_too_far(spec) else Plain()
-    # With one channel and one column of output, strides (1, s) leave rows unwritten (TensorFlow 2.21; tf.nn does too).
+    # One channel of unequal strides: oneDNN leaves rows of an output of one column unwritten, and writes beyond the
+    # gradient of a 1x1 filter, which ends the process sooner or later (TensorFlow 2.21; tf.nn does both too).
     if spec.channels in (1, None):
         return Phased()
+    if contraction != "output":
+        # A graph may be run on a device whose plain kernel refuses unequal strides.
+        return Plain() if eager and isinstance(spec.rows.padding, str) else Grouped()
     return Plain() if eager and not spec.is_dilated else Grouped()
 
 
