@@ -7,10 +7,10 @@ Two kernels of `tf.raw_ops` compute depthwise convolutions, and neither takes ev
                 filter is taken a few columns at a time, for oneDNN has a fast kernel for no more; an input gradient
                 that is dilated, or of a large filter, is the output of the output gradient and the reversed filter.
     grouped     Conv2D with filter [kh, kw, 1, C*M]: unequal strides, dilations, both together. In a graph oneDNN
-                runs it as fast as the plain one, but it errs for a single channel, and its gradients are
-                slow where dilated; other CPU builds run it 30 to 60 times slower, without gradients. Eager calls of
-                it take longer, so there oneDNN's plain kernel computes unequal strides (its gradients only without
-                explicit padding, which they refuse).
+                runs it as fast as the plain one, but it errs for a single channel, and its gradients are slow where
+                dilated; other CPU builds run it 30 to 60 times slower, without gradients. Eager calls of it take
+                longer, so there oneDNN's plain kernel computes unequal strides (its gradients only without explicit
+                padding, which they refuse).
     repeated    either kernel on channels that are repeated for each of several outputs, where oneDNN is slow at these.
     phased      the plain kernel over interleaved subsamples of the input (`geometry.common_phases`): whatever the
                 two kernels cannot do as they are, on any build, and what they would pad too far.

@@ -38,6 +38,22 @@ PREDICT = textwrap.dedent("""
 """)
 
 
+def recorded(run, named=("Conv2D", "DepthwiseConv2d")):
+    """(name, attributes, outputs) of the ops with such names that `run` calls or traces."""
+    ran = []
+
+    def record(op, inputs, attributes, outputs, *_, **__):
+        if op.startswith(named):
+            ran.append((op, attributes, outputs))
+
+    op_callbacks.add_op_callback(record)
+    try:
+        run()
+    finally:
+        op_callbacks.remove_op_callback(record)
+    return ran
+
+
 class ValueTest(unittest.TestCase):
     @parameterized.expand(
         itertools.product(
@@ -83,16 +99,8 @@ class OneChannelTest(unittest.TestCase):
         self.assert_strides_are_equal(gradients.get_concrete_function)
 
     def assert_strides_are_equal(self, run):
-        strides = []
-
-        def record(op, inputs, attributes, *_, **__):
-            if op.startswith(("Conv2D", "DepthwiseConv2d")):
-                values = attributes[attributes.index("strides") + 1]
-                strides.append(values if isinstance(values, list) else values.list.i)  # eager; traced
-
-        op_callbacks.add_op_callback(record)
-        self.addCleanup(op_callbacks.remove_op_callback, record)
-        run()
+        values = [attributes[attributes.index("strides") + 1] for _, attributes, _ in recorded(run)]
+        strides = [value if isinstance(value, list) else value.list.i for value in values]  # eager; traced
         self.assertGreaterEqual(len(strides), 3)
         self.assertEqual([(rows, cols) for _, rows, cols, _ in strides if rows != cols], [])
 
@@ -265,7 +273,6 @@ class EagerTest(unittest.TestCase):
         ran = self.kernels_of("in=1x8x8x8 filter=3x3x1 format=NCHW", "eager", ("Transpose",))
         self.assertEqual(ran, [("Transpose", "float64")] * 6)
 
-    @unittest.skipUnless(onednn_runs_grouped_convolutions(), "without oneDNN, all of float32")
     def test_another_dtype_of_the_output_gradient_is_refused(self):
         """A cast would take it, and drop what is imaginary."""
         x, w = tf.ones([1, 8, 8, 3]), tf.ones([3, 3, 3, 1])
@@ -279,18 +286,10 @@ class EagerTest(unittest.TestCase):
     def test_no_op_asks_for_sizes(self):
         self.assertEqual(self.kernels_of("in=2x9x8x3 filter=3x2x1 format=NCHW", "eager", ("Shape",)), [])
 
-    def kernels_of(self, notation, mode, named=("Conv2D", "DepthwiseConv2d")):
+    def kernels_of(self, notation, mode, *named):
         """(name, dtype) of the kernels of a case, which is checked."""
-        ran = []
-
-        def record(op, inputs, attributes, outputs, *_, **__):
-            if op.startswith(named):
-                ran.append((op, outputs[0].dtype.name))
-
-        op_callbacks.add_op_callback(record)
-        self.addCleanup(op_callbacks.remove_op_callback, record)
-        check(self, notation, "native", mode)
-        return ran
+        ran = recorded(lambda: check(self, notation, "native", mode), *named)
+        return [(op, outputs[0].dtype.name) for op, _, outputs in ran]
 
 
 class TransposedTest(unittest.TestCase):
