@@ -95,7 +95,8 @@ def _inputs(model: Any) -> Any:
 
     def again(tensor: Any) -> Any:
         layer = tensor._keras_history.operation  # an InputLayer, also where the model is a part of another's graph
-        return layer.from_config(layer.get_config()).output
+        # Before Keras 3.13 the config does not say that an input is optional.
+        return layer.from_config({**layer.get_config(), "optional": layer.optional}).output
 
     return keras.tree.map_structure(again, model.input)
 
