@@ -75,7 +75,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="a built-in target (see `targets`), depthwise:LOWERING, module:callable or file.py:callable with the"
         " signature of tf.nn.depthwise_conv2d; repeatable; default depthwise",
     )
-    parser.add_argument("--expect", metavar="FILE", help="a TOML file of known failures, or the shipped tf-2.21")
+    parser.add_argument("--expect", metavar="FILE", help="a TOML file of known failures, or tf for the stock op's")
     parser.add_argument("--json", type=_file, metavar="FILE", help="write all results as JSON")
     parser.add_argument("--junit", type=_file, metavar="FILE", help="write all results as JUnit XML")
     parser.add_argument("--html", type=_file, metavar="FILE", help="write a self-contained page")
