@@ -8,9 +8,9 @@ from depthwise.conformance.data import Problem
 from depthwise.ops import depthwise_conv2d
 
 MODES = ("eager", "graph", "unknown", "xla", "unknown_xla")
-"""unknown: batch, height and width are None while the function is traced. (Three more, for tests of their own:
-unknown_filter and unknown_filter_xla, where the filter's height and width are None too, and unknown_height, where
-nothing else is.)"""
+"""unknown: batch, height and width are None while the function is traced. (More, for tests of their own: unknown_filter
+and unknown_filter_xla, where the filter's height and width are None too; and unknown_height, unknown_batch_width and so
+on, where nothing else is.)"""
 ELEMENTARY = ("native", "taps")
 """The lowerings that compute. Portable and island are made of them: what they add is shown on a few cases."""
 FIRST = ("value", "input_grad", "filter_grad")
@@ -22,8 +22,10 @@ def in_mode(function, mode, case, *shapes):
         return function
     signature = None
     if mode.startswith("unknown"):
-        batch, height, width = (0, 1, 2) if case.format == "NHWC" else (0, 2, 3)
-        hidden = (height,) if "height" in mode else (batch, height, width)
+        dimensions = dict(
+            zip(("batch", "height", "width"), (0, 1, 2) if case.format == "NHWC" else (0, 2, 3), strict=True)
+        )
+        hidden = [i for name, i in dimensions.items() if name in mode] or dimensions.values()
         of_filter = (None, None, *case.filter_shape[2:]) if "filter" in mode else case.filter_shape
         unknown = [
             of_filter if s == case.filter_shape else [None if i in hidden else d for i, d in enumerate(s)]

@@ -1,9 +1,10 @@
 """Random arguments, good and bad: good ones give the oracle's values, bad ones an error, and nothing else happens.
 
-`pytest tests/ops/test_fuzz.py` takes seconds; `pytest tests/ops/test_fuzz.py -m slow` runs 20,000 examples.
+`pytest tests/ops/test_fuzz.py` takes seconds; `pytest tests/ops/test_fuzz.py -m slow` runs 22,000 examples.
 """
 
 import unittest
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -24,15 +25,22 @@ FAR = (65, 2**29 - 1)
 """Strides and rates at which windows and taps stand further apart than the images of `cases` are large."""
 
 
+PARTLY_UNKNOWN = [
+    "unknown_" + "_".join(names) for n in (1, 2) for names in combinations(("batch", "height", "width"), n)
+]
+
+
+SIZES, TAPS = st.integers(0, 7), st.integers(1, 5)
+
+
 @st.composite
-def cases(draw, far=()):
+def cases(draw, far=(), size=SIZES, taps=TAPS, dtypes=DTYPES):
     """Any supported case, small; some of its strides and rates among `far`."""
-    size = st.integers(0, 7)
     pads = st.tuples(st.integers(0, 9), st.integers(0, 9))
     strides, rates = (st.sampled_from([*range(1, most + 1), *far]) for most in (4, 3))
     image = (draw(st.integers(0, 2)), draw(size), draw(size), draw(st.integers(0, 4)))
-    window = (draw(st.integers(1, 5)), draw(st.integers(1, 5)), draw(st.integers(0, 3)))
-    dtype = draw(st.sampled_from(DTYPES))
+    window = (draw(taps), draw(taps), draw(st.integers(0, 3)))
+    dtype = draw(st.sampled_from(dtypes))
     kinds = ["normal", "integer"] if "int" in dtype else ["normal", "integer", "special"]
     data = st.sampled_from(kinds) if all(image + window) else st.just("normal")
     return Case(
@@ -47,6 +55,8 @@ def cases(draw, far=()):
         seed=draw(st.integers(0, 99)),
     )
 
+
+LARGE_FILTERS = cases(size=st.integers(1, 3), taps=st.sampled_from([1, 9, 16]), dtypes=["float32", "complex64"])
 
 numbers = st.one_of(
     st.integers(-2, 4),
@@ -171,6 +181,12 @@ class FuzzTest(unittest.TestCase):
         self.valid(case, lowering, mode)
 
     @short
+    @given(LARGE_FILTERS, st.sampled_from(PARTLY_UNKNOWN))
+    def test_valid_partly_unknown(self, case, mode):
+        """Large filters, whose formulation is chosen by sizes, by the lowering that chooses."""
+        self.valid(case, "taps", mode)
+
+    @short
     @given(calls(), st.booleans())
     def test_any_call(self, call, unknown):
         self.any_call(call, unknown)
@@ -180,6 +196,12 @@ class FuzzTest(unittest.TestCase):
     @given(cases(), st.sampled_from(["native", "auto"]), st.sampled_from(["eager"] * 8 + ["graph", "unknown"]))
     def test_valid_at_length(self, case, lowering, mode):
         self.valid(case, lowering, mode)
+
+    @pytest.mark.slow
+    @settings(long, max_examples=2_000)
+    @given(LARGE_FILTERS, st.sampled_from(PARTLY_UNKNOWN))
+    def test_valid_partly_unknown_at_length(self, case, mode):
+        self.valid(case, "taps", mode)
 
     @pytest.mark.slow
     @long

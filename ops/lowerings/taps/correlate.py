@@ -148,13 +148,15 @@ def _by_turns(layout: Layout, x: tf.Tensor, dy: tf.Tensor, blocks: int, most_sum
 def _contracted(rows: Axis, columns: Columns, blocks: int, on_input: tf.Tensor) -> tf.Tensor:
     """[tap rows, tap columns, channels], of whose products those count that are `on_input` [outputs, tap rows]."""
     layout, tap_columns = columns.layout, columns.axis.taps
+    window, held = _row_window(rows.output)
     skew = _skew(layout, rows, columns)
     x_slice = cache(lambda place: skew(columns.cut_x(place)))
     dy_slice = cache(columns.cut_dy)
     parts = []
     for taps in np.array_split(range(tap_columns), ceil_div(tap_columns, TAP_COLUMNS)):
         products = concat([columns.sum(j, x_slice, dy_slice) for j in taps.tolist()], 3)
-        summed = _sum_rows(layout, _partial_sums(rows, products, on_input), blocks)
+        partial = _partial_sums(products, on_input, held - rows.output)
+        summed = _sum_rows(layout, partial, blocks, window)
         shape = layout.shape(rows.taps, len(taps), columns.width, sizes_of(summed)[2])
         parts.append(tf.reduce_sum(tf.reshape(summed, shape), 2))
     return concat(parts, 1)
@@ -177,10 +179,10 @@ def _channels_last(layout: Layout, image: tf.Tensor, blocks: int) -> tf.Tensor:
     return layout.in_memory(raw.Transpose(x=image, perm=[0, 2, 3, 1]))
 
 
-def _partial_sums(rows: Axis, products: tf.Tensor, on_input: tf.Tensor) -> tf.Tensor:
-    """Stage 1, tap rows as a loop dimension: [batch, rows (padded), tap rows, tap columns * width, channels]."""
+def _partial_sums(products: tf.Tensor, on_input: tf.Tensor, missing: Size) -> tf.Tensor:
+    """Stage 1, tap rows as a loop dimension: [batch, rows, tap rows, tap columns * width, channels], and after its rows
+    those that are missing from a last window."""
     partial = where(on_input[:, :, tf.newaxis, tf.newaxis], products)
-    missing = _row_window(rows.output)[1] - rows.output
     if not isinstance(missing, int) or missing:
         partial = raw.Pad(input=partial, paddings=[[0, 0], [0, missing], [0, 0], [0, 0], [0, 0]])
     return tf.reverse(partial, [2])
@@ -236,10 +238,12 @@ def _row_window(rows: Size) -> tuple[int, Size]:
     return window, window * ceil_div(rows, window)
 
 
-def _sum_rows(layout: Layout, partial: tf.Tensor, blocks: int) -> tf.Tensor:
-    """Stage 2: the sum over images and rows, [tap rows, tap columns * width, channels] (of all blocks)."""
+def _sum_rows(layout: Layout, partial: tf.Tensor, blocks: int, window: int) -> tf.Tensor:
+    """Stage 2: the sum over images and rows, [tap rows, tap columns * width, channels] (of all blocks).
+
+    The window is not told by the tensor: TensorFlow may not see how many rows it has, where we know.
+    """
     batch, rows, taps, columns, channels = sizes_of(partial)
-    window = _row_window(rows)[0]
     if partial.dtype.name in FLOATS and window > 1:
         partial = tf.reshape(partial, layout.shape(batch, rows, taps * columns, channels))
         # The mean times the number of rows, a power of two: the sum, without another rounding.

@@ -118,6 +118,21 @@ class TapsTest(unittest.TestCase):
     @parameterized.expand(
         itertools.product(
             (
+                "in=2x1x8x3 filter=9x9x1",
+                "in=1x16x40x2 filter=16x16x2 strides=16x16",
+                "in=1x2x4x2 filter=16x16x1 strides=2x2 format=NCHW",
+                "in=2x8x1x3 filter=9x9x1",  # the same the other way round
+            ),
+            ("unknown_width", "unknown_batch_width", "unknown_height", "unknown_width_xla"),
+        )
+    )
+    def test_large_filters_of_images_of_a_row(self, notation, mode):
+        """One row of outputs, and TensorFlow does not see that it is one."""
+        check(self, notation, "taps", mode)
+
+    @parameterized.expand(
+        itertools.product(
+            (
                 "in=3x6x7x5 filter=5x5x1 data=special",
                 "in=1x11x9x3 filter=4x6x1 data=special",
                 "in=2x9x5x4 filter=6x3x1 padding=5,0,0,2 data=special",
