@@ -124,6 +124,21 @@ class ValueTest(unittest.TestCase):
     def test_empty_with_unknown_dimensions_under_xla(self, notation, lowering):
         check(self, notation, lowering, "unknown_xla")
 
+    @parameterized.expand([("native",), ("taps",), ("portable",), ("auto",)])
+    def test_an_output_gradient_that_alone_is_known_to_be_empty(self, lowering):
+        @tf.function(input_signature=[tf.TensorSpec([1, None, None, 2]), tf.TensorSpec([1, None, 0, 2])])
+        def gradients(x, dy):
+            w = tf.ones([4, 9, 2, 1])
+            with tf.GradientTape() as tape:
+                tape.watch([x, w])
+                y = depthwise_conv2d(x, w, [1, 2, 4, 1], "VALID", lowering=lowering)
+            return tape.gradient(y, [x, w], dy)
+
+        for gradient, shape in zip(
+            gradients(tf.ones([1, 16, 5, 2]), tf.ones([1, 7, 0, 2])), ([1, 16, 5, 2], [4, 9, 2, 1]), strict=True
+        ):
+            np.testing.assert_array_equal(gradient, np.zeros(shape))
+
     @parameterized.expand(FLOATS_IN_MODES, name_func=by_all)
     def test_floating_dtypes(self, dtype, lowering, mode):
         check(self, f"in=2x6x5x3 filter=3x2x2 strides=2x1 dtype={dtype}", lowering, mode)
