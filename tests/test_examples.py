@@ -62,8 +62,8 @@ class QuickstartTest(unittest.TestCase):
 
 
 class ExamplesTest(unittest.TestCase):
-    def assert_runs(self, name, promise):
-        process = run(name)
+    def assert_runs(self, name, promise, *arguments):
+        process = run(name, *arguments)
         self.assertEqual(process.returncode, 0, process.stdout[-2000:] + process.stderr[-2000:])
         self.assertIn(promise, process.stdout)
 
@@ -72,12 +72,13 @@ class ExamplesTest(unittest.TestCase):
             ("serve_savedmodel.py", "depthwise imported: False"),
             ("segmentation_head.py", "rows not yet scanned change what is said of the first: False"),
             ("finetune_mobilenet.py", "17 layers converted"),
+            ("finetune_mobilenet.py", "predictions identical", "--jit"),
             ("check_your_own.py", "PASS"),
         ]
     )
     @pytest.mark.slow
-    def test_runs(self, name, promise):
-        self.assert_runs(name, promise)
+    def test_runs(self, name, promise, *arguments):
+        self.assert_runs(name, promise, *arguments)
 
     @parameterized.expand([path.name for path in sorted(EXAMPLES.glob("*.py"))])
     def test_is_short(self, name):
