@@ -322,6 +322,8 @@ def _unless_empty(spec: ConvSpec, compute: Callable[[], tf.Tensor], sizes: Sizes
     def zeros() -> tf.Tensor:
         return tf.zeros(sizes, spec.dtype)
 
+    if any(0 in (operand.shape.dims or ()) for operand in operands):
+        return zeros()  # untraced, for a kernel on what is known to be empty is refused
     elements = [tf.size(operand) for operand in operands]
     return tf.cond(tf.reduce_min(tf.stack(elements)) > 0, compute, zeros)
 

@@ -134,9 +134,8 @@ class Grouped:
             x = raw.Pad(input=x, paddings=integers([(0, 0), *pads, (0, 0)]))
         # Where dy alone is vectorized, `tf.vectorized_map` and `tape.jacobian` make its vector a part of the output
         # channels, which in a grouped convolution mixes the groups, in silence; where x is too, they loop. So let x
-        # depend on dy (of which there may be nothing). The op Select hands a tensor on, at no cost, where its condition
-        # is a scalar.
-        x = raw.Select(condition=tf.reduce_any(tf.math.is_nan(tf.reshape(dy, integers([-1]))[:1])), x=x, y=x)
+        # depend on dy. The op Select hands a tensor on, at no cost, where its condition is a scalar.
+        x = raw.Select(condition=tf.math.is_nan(dy[0, 0, 0, 0]), x=x, y=x)
         dw = raw.Conv2DBackpropFilter(input=x, filter_sizes=self._filter_sizes(sizes), out_backprop=dy, **attributes)
         return tf.reshape(dw, integers(sizes))
 
