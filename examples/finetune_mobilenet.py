@@ -43,7 +43,7 @@ def main():
 
     back = convert(converted, to="keras")
     back.compile(jit_compile=False)
-    converted.compile(jit_compile=False)  # XLA rounds otherwise, and is what Keras's layers are slow under
+    converted.compile(jit_compile=False)  # XLA rounds otherwise, and takes long over Keras's layers
     same = np.array_equal(back.predict(x_test, verbose=0), converted.predict(x_test, verbose=0))
     print(f"converted back to Keras's layers: predictions {'identical' if same else 'differ'}")
     sys.exit(0 if accuracy > 0.8 and same else "the fine-tuned network should do better")
