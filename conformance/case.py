@@ -16,6 +16,8 @@ DTYPES = (
     *("complex64", "complex128"),
 )
 MODES = ("eager", "graph", "dynamic", "xla")
+UNKNOWN_IN = ("dynamic", "xla")
+UNKNOWN = ("", "N", "H", "W", "NH", "NW", "HW", "NHW")
 DATA = ("normal", "integer", "special")
 ORDERS = (1, 2)
 
@@ -33,8 +35,10 @@ class Case:
       padding: "SAME", "VALID" or ((top, bottom), (left, right)).
       format: "NHWC" or "NCHW".
       dtype: of input, filter and output.
-      mode: "eager", "graph" (`tf.function`, static shapes), "dynamic" (`tf.function`, unknown batch, height and
-        width) or "xla" (`jit_compile=True`).
+      mode: "eager", "graph" (`tf.function`, static shapes), "dynamic" (`tf.function`, unknown sizes) or "xla"
+        (`jit_compile=True`).
+      unknown: which of the image's batch (N), height (H) and width (W) are unknown while the op is traced; "" for what
+        goes with the mode: all three in "dynamic", none in "xla". The other modes have no choice.
       device: a device type that TensorFlow lists, "CPU" or "GPU" above all.
       data: "normal" (with cancellation), "integer" (every sum is exact: nothing is tolerated) or "special" (NaN and
         infinity among the normal input and cotangent).
@@ -51,6 +55,7 @@ class Case:
     format: str = "NHWC"
     dtype: str = "float32"
     mode: str = "eager"
+    unknown: str = ""
     device: str = "CPU"
     data: str = "normal"
     order: int = 1
@@ -111,10 +116,11 @@ class Case:
         """The output's shape in `format`."""
         return oracle.output_shape(self.input_shape, self.filter_shape, **self.geometry)
 
-    def unknown(self, shape: Iterable[int]) -> list[int | None]:
-        """The shape of an image in `format`, also of a malformed one, of which the channels alone are known."""
-        channels = 3 if self.format == "NHWC" else 1
-        return [size if axis == channels else None for axis, size in enumerate(shape)]
+    def traced(self, shape: Iterable[int]) -> list[int | None]:
+        """The shape of an image in `format`, also of a malformed one, as far as it is known while the op is traced."""
+        unknown = self.unknown or ("NHW" if self.mode == "dynamic" else "")
+        axes = {self.format.index(letter) for letter in unknown}
+        return [None if axis in axes else size for axis, size in enumerate(shape)]
 
     @property
     def padding_kind(self) -> str:
@@ -150,11 +156,23 @@ def parse(text: str) -> Case:
         found[name] = _read(name, value)
     if missing := {"input", "filter"} - set(found):
         raise ValueError(f"case notation must give in= and filter=, {sorted(missing)} missing in {text!r}")
-    return Case(**found)
+    case = Case(**found)
+    if case.unknown and case.mode not in UNKNOWN_IN:
+        raise ValueError(
+            f"case notation: unknown needs one of the modes {UNKNOWN_IN}, got mode={case.mode} in {text!r}"
+        )
+    return case
 
 
 _LENGTHS = {"input": 4, "filter": 3, "strides": 2, "dilations": 2}
-_CHOICES = {"format": FORMATS, "dtype": DTYPES, "mode": MODES, "data": DATA, "bad": ("", *MALFORMED)}
+_CHOICES = {
+    "format": FORMATS,
+    "dtype": DTYPES,
+    "mode": MODES,
+    "unknown": UNKNOWN,
+    "data": DATA,
+    "bad": ("", *MALFORMED),
+}
 
 _RULES = {
     "padding": "SAME, VALID or top,bottom,left,right, each at least 0",

@@ -7,9 +7,9 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from depthwise.conformance.case import DTYPES, FORMATS, MODES, Case, Pads, parse
+from depthwise.conformance.case import DTYPES, FORMATS, MODES, UNKNOWN, UNKNOWN_IN, Case, Pads, parse
 from depthwise.conformance.malformed import MALFORMED
-from depthwise.conformance.rows import EMPTY, KNOWN_TROUBLE, LARGE, TENSORFLOW_AND_KERAS
+from depthwise.conformance.rows import EMPTY, KNOWN_TROUBLE, LARGE, PARTLY_UNKNOWN, TENSORFLOW_AND_KERAS
 
 LEVELS = ("quick", "standard", "full")
 _DRAWS = {"quick": 1, "standard": 5, "full": 40}  # random cases per cell of the grid
@@ -40,8 +40,8 @@ def cases(level: str, devices: Iterable[str] = ("CPU",), seed: int = 0) -> list[
     if level not in LEVELS:
         raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
     draw = random.Random(f"{level} {seed}")
-    kinds = (_named(level), _grid(level, draw), _dtypes(level), _empty(level), _second_order(level), _refusals(level))
-    found = list(dict.fromkeys(itertools.chain(*kinds)))
+    kinds = (_named, _dtypes, _empty, _partly_unknown, _second_order, _refusals)
+    found = list(dict.fromkeys(itertools.chain(_grid(level, draw), *(kind(level) for kind in kinds))))
     draw.shuffle(found)
     return [replace(case, device=device, seed=case.seed + seed) for device in devices for case in found]
 
@@ -103,6 +103,12 @@ def _dtypes(level: str) -> Iterator[Case]:
             yield replace(case, dtype=dtype, mode=mode)
 
 
+def _partly_unknown(level: str) -> Iterator[Case]:
+    some = ("H", "W") if level == "quick" else UNKNOWN[1:]
+    for case, mode, unknown in itertools.product(PARTLY_UNKNOWN, UNKNOWN_IN, some):
+        yield replace(case, mode=mode, unknown=unknown)
+
+
 def _second_order(level: str) -> Iterator[Case]:
     """Gradients of gradients: for some rows at quick, since each compiles five functions in one."""
     some = [
@@ -157,6 +163,7 @@ def _drawn(draw: random.Random, data_format: str, padding: str, stride: str, dil
         format=data_format,
         dtype=draw.choice(_FLOATS),
         mode=mode,
+        unknown=draw.choice(UNKNOWN) if mode in UNKNOWN_IN and draw.random() < 0.5 else "",
         data=draw.choices(("normal", "integer", "special"), (6, 3, 2))[0],
         order=2 if draw.random() < (0.05 if mode in _COSTLY else 0.2) else 1,
         seed=draw.randrange(1000),

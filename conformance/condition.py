@@ -26,7 +26,8 @@ def condition(text: str) -> Callable[[Case], bool]:
 
     Args:
       text: comparisons of `input`, `filter`, `strides`, `dilations`, `padding`, `padding_kind`, `format`, `dtype`,
-        `mode`, `data`, `order`, `bad`, `output_shape`, of their elements, and of literals; joined by and, or, not.
+        `mode`, `unknown`, `data`, `order`, `bad`, `output_shape`, of their elements, and of literals; joined by and,
+        or, not.
 
     Returns:
       What tells whether a case meets it.

@@ -115,6 +115,14 @@ LARGE: tuple[Case, ...] = (
     Case((2, 30, 37, 500), (4, 4, 1)),  # over four mebibytes
 )
 
+# For images of which one size is known and another isn't: what is decided by the one must not rest on the other.
+PARTLY_UNKNOWN: tuple[Case, ...] = (
+    Case((2, 9, 14, 2), (9, 8, 1), padding="VALID"),  # one row of outputs under many taps
+    Case((2, 7, 4, 3), (4, 3, 2), (2, 2)),
+    Case((1, 5, 8, 2), (3, 2, 1), _ONE, (2, 3), format="NCHW"),
+    Case((2, 3, 6, 2), (3, 4, 2), (1, 2), _ONE, ((0, 2), (1, 0))),
+)
+
 # Results without elements, and gradients that are sums of no terms: zeros, not uninitialised memory.
 EMPTY: tuple[Case, ...] = (
     Case((0, 5, 5, 3), (3, 3, 2)),

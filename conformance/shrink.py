@@ -86,7 +86,9 @@ def _smaller(case: Case) -> Iterator[Case]:
     plain = Case(case.input, case.filter)
     if case.bad:
         return
-    for name in ("mode", "dtype", "format", "data", "order", "strides", "dilations", "seed"):
+    if case.mode != plain.mode:
+        yield replace(case, mode=plain.mode, unknown=plain.unknown)
+    for name in ("unknown", "dtype", "format", "data", "order", "strides", "dilations", "seed"):
         if getattr(case, name) != getattr(plain, name):
             yield replace(case, **{name: getattr(plain, name)})
     if not isinstance(case.padding, str):

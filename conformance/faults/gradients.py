@@ -58,6 +58,11 @@ def _garbage_when_empty(call: Call, dw: Tensor) -> Tensor:
     return dw + tf.cast(tf.size(call.input) == 0, dw.dtype)
 
 
+def _zero_when_width_alone_unknown(call: Call, dw: Tensor) -> Tensor:
+    height, width = call.image
+    return tf.zeros_like(dw) if height is not None and width is None else dw
+
+
 def _nan_swallowed(_: Call, d: Tensor) -> Tensor:
     return tf.where(tf.math.is_nan(d), tf.zeros_like(d), d) if d.dtype.is_floating else d
 
@@ -104,6 +109,7 @@ FAULTS = {
     "filter-gradient-flipped-when-strided": op(_changed(of_filter=_flipped_when_strided)),
     "filter-gradient-rounded-to-bfloat16": op(_changed(of_filter=_through_bfloat16)),
     "filter-gradient-garbage-when-empty": op(_changed(of_filter=_garbage_when_empty)),
+    "filter-gradient-zero-when-width-alone-unknown": op(_changed(of_filter=_zero_when_width_alone_unknown)),
     "filter-gradient-nan-swallowed": op(_changed(of_filter=_nan_swallowed)),
     "complex-gradients-not-conjugated": op(_changed(_conjugate_forgotten, _conjugate_forgotten)),
     "second-order-lost": op(_second(tf.stop_gradient)),

@@ -26,7 +26,7 @@ class JaxTarget:
 
     def prepare(self, problem: Problem, wanted: Collection[str]) -> Callable[[], Outputs]:
         case = problem.case
-        if case.mode not in ("eager", "xla"):
+        if case.mode not in ("eager", "xla") or case.unknown:
             raise NotImplementedError("JAX runs as it is or compiled")
         if set(wanted) & set(SECOND_ORDER):
             raise NotImplementedError("JAX is asked for first derivatives")

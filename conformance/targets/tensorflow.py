@@ -104,18 +104,17 @@ def _in_mode(function: Callable[..., Any], case: Case, tensors: list[Tensor]) ->
         return function
     # A target's module may have set it, to be debugged; then nothing below would be a graph.
     tf.config.run_functions_eagerly(False)
-    if case.mode != "dynamic":
-        compiled: Callable[..., Any] = tf.function(function, autograph=False, jit_compile=case.mode == "xla")
-        return compiled
-    # Unknown batch, height and width. The channels stay known, and so does the filter: the stock op requires it.
+    # The filter is always known, as the stock op requires.
     x, w, *others = (tensor.shape for tensor in tensors)
-    shapes = [case.unknown(x), w]
+    shapes = [case.traced(x), w]
     if others:
         dy, u, v = others
-        shapes += [case.unknown(dy), case.unknown(u), v]
+        shapes += [case.traced(dy), case.traced(u), v]
     signature = [tf.TensorSpec(shape, tensor.dtype) for shape, tensor in zip(shapes, tensors, strict=True)]
-    general: Callable[..., Any] = tf.function(function, autograph=False, input_signature=signature)
-    return general
+    traced: Callable[..., Any] = tf.function(
+        function, autograph=False, input_signature=signature, jit_compile=case.mode == "xla"
+    )
+    return traced
 
 
 def _differentiated(

@@ -1,8 +1,9 @@
 """The notation: every case of a level reads back as itself, and what is no case is refused by name."""
 
+import itertools
 import unittest
 
-from depthwise.conformance.case import Case, parse
+from depthwise.conformance.case import UNKNOWN, UNKNOWN_IN, Case, parse
 from depthwise.conformance.cases import LEVELS, cases
 from depthwise.conformance.checks import checks_of
 from parameterized import parameterized
@@ -29,11 +30,28 @@ class NotationTest(unittest.TestCase):
             ("in=1x5x5x2 filter=3x3x1 padding=1,0,-1,0", "padding must be .*at least 0"),
             ("in=1x5x5x2 filter=3x3x1 in=1x5x5x3", "once, got 'in=1x5x5x3'"),
             ("in=1x5x5x2 filter=3x3x1 device=cpu", "device must be .*capitals"),
+            ("in=1x5x5x2 filter=3x3x1 mode=xla unknown=C", "unknown must be one of"),
+            ("in=1x5x5x2 filter=3x3x1 mode=graph unknown=H", "unknown needs one of the modes .*got mode=graph"),
         ]
     )
     def test_refuses(self, text, name):
         with self.assertRaisesRegex(ValueError, name):
             parse(text)
+
+
+class TracedTest(unittest.TestCase):
+    @parameterized.expand(
+        [
+            ("mode=graph", [2, 7, 5, 3]),
+            ("mode=xla", [2, 7, 5, 3]),
+            ("mode=dynamic", [None, None, None, 3]),
+            ("mode=dynamic unknown=NW", [None, 7, None, 3]),
+            ("mode=xla unknown=H format=NCHW", [2, 3, None, 5]),
+        ]
+    )
+    def test_what_is_unknown_while_the_op_is_traced(self, words, shape):
+        case = parse(f"in=2x7x5x3 filter=3x3x1 {words}")
+        self.assertEqual(case.traced(case.input_shape), shape)
 
 
 class CasesTest(unittest.TestCase):
@@ -55,6 +73,10 @@ class CasesTest(unittest.TestCase):
             if c.mode == "xla"
         }
         self.assertEqual(len(kinds), 2 * 3 * 2 * 2)
+
+    def test_every_size_is_unknown_by_itself_and_with_others(self):
+        seen = {(case.mode, case.unknown) for case in cases("standard")}
+        self.assertLessEqual(set(itertools.product(UNKNOWN_IN, UNKNOWN)), seen)
 
     def test_no_case_is_listed_twice(self):
         self.assertEqual(len(set(cases("standard"))), len(cases("standard")))

@@ -138,6 +138,8 @@ class ScriptTest(unittest.TestCase):
             ("in=2x5x4x2 filter=3x2x2 strides=2x2", "value"),
             ("in=2x5x4x2 filter=3x2x2 format=NCHW dtype=bfloat16", "value"),
             ("in=2x5x4x2 filter=3x2x2 padding=1,0,2,1 mode=dynamic", "input_grad"),
+            ("in=2x5x4x2 filter=3x2x2 mode=dynamic unknown=H", "shape"),
+            ("in=2x5x4x2 filter=3x2x2 mode=xla unknown=NW", "filter_grad"),
             ("in=2x5x4x2 filter=3x2x2 data=integer dtype=float16 mode=graph", "filter_grad"),
             ("in=2x5x4x2 filter=3x2x2 order=2", "dw_by_cotangent"),
             ("in=2x5x4x2 filter=3x2x2 order=2 dilations=2x1", "dx_by_filter"),

@@ -65,6 +65,31 @@ class ModeTest(unittest.TestCase):
             with self.assertRaisesRegex(TypeError, f"must return a tf.Tensor, got .*{kind}"):
                 TensorFlowTarget(op).prepare(problem, wanted)()
 
+    @parameterized.expand(
+        [
+            ("mode=graph", (2, 5, 6, 3), (2, 5, 6, 6)),
+            ("mode=dynamic", (None, None, None, 3), (None, None, None, 6)),
+            ("mode=dynamic unknown=N", (None, 5, 6, 3), (None, 5, 6, 6)),
+            ("mode=xla unknown=HW", (2, None, None, 3), (2, None, None, 6)),
+        ]
+    )
+    def test_a_target_is_traced_with_what_the_case_leaves_known(self, words, image, cotangent):
+        seen = []
+
+        @tf.custom_gradient
+        def convolved(x, w):
+            def backward(dy):
+                seen.append(tuple(dy.shape))
+                return tf.zeros_like(x), tf.zeros_like(w)
+
+            seen.append(tuple(x.shape))
+            return tf.nn.depthwise_conv2d(x, w, [1] * 4, "SAME"), backward
+
+        problem = Problem(parse(f"in=2x5x6x3 filter=3x3x2 {words}"))
+        target = TensorFlowTarget(lambda input, filter, **_: convolved(input, filter))
+        target.prepare(problem, ["value", "input_grad"])()
+        self.assertEqual(seen, [image, cotangent])
+
     @parameterized.expand(["graph", "dynamic", "xla"])
     def test_a_target_may_ask_a_tensor_with_if(self, mode):
         """As it may in a user's `tf.function`."""
