@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 Pair: TypeAlias = tuple[int, int]
 
@@ -78,6 +79,19 @@ class Case:
     def output_shape(self) -> tuple[int, int, int, int]:
         """Shape of the output, in the data format."""
         return self._shape(*self.output, self.channels * self.multiplier)
+
+    def arguments(self) -> dict[str, Any]:
+        """Everything but input and filter, as `tf.nn.depthwise_conv2d` takes it by name."""
+
+        def four(pair: Sequence[Any], rest: Any) -> list[Any]:
+            return [rest, *pair, rest] if self.data_format == "NHWC" else [rest, rest, *pair]
+
+        return {
+            "strides": four(self.strides, 1),
+            "padding": self.padding if isinstance(self.padding, str) else four([list(p) for p in self.pads], [0, 0]),
+            "data_format": self.data_format,
+            "dilations": list(self.dilations),
+        }
 
     @property
     def bytes_moved(self) -> int:

@@ -59,16 +59,10 @@ def check(console: Console, asked: Request) -> list[Measurement]:
 
 def chosen_lowering(case: Case, mode: str, quantity: str) -> str:
     """The lowering that `auto` takes for one quantity of a case, in a mode."""
-    channels_last = case.data_format == "NHWC"
-    sides = [list(pair) for pair in case.pads]
-    padding = [[0, 0], *sides, [0, 0]] if channels_last else [[0, 0], [0, 0], *sides]
-    if isinstance(case.padding, str):
-        padding = case.padding  # type: ignore[assignment]
-    strides = [1, *case.strides, 1] if channels_last else [1, 1, *case.strides]
     chosen: list[str] = []
 
     def ask(x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
-        explanation = explain(x, w, strides, padding, case.data_format, list(case.dilations))
+        explanation = explain(x, w, **case.arguments())
         chosen.append(getattr(explanation, CONTRACTIONS[quantity]).lowering)
         return x
 

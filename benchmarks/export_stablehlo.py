@@ -18,7 +18,9 @@ import numpy as np
 import tensorflow as tf
 from depthwise.conformance import oracle
 from depthwise.conformance.tolerance import error_bound
+from depthwise.ops.gradients import Trilinear
 from depthwise.ops.lowerings import BY_NAME
+from depthwise.ops.lowerings.base import Plan
 from depthwise.ops.spec import canonicalize
 from rich.console import Console
 from rich.progress import track
@@ -68,24 +70,17 @@ def export(folder: Path, case: Case, contraction: str, lowering: str = "taps") -
 
 def _function(case: Case, contraction: str, lowering: str) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """(first, second) -> the contraction, of the two tensors that it is made of."""
-    strides, pads, dilations = case.strides, [list(pair) for pair in case.pads], list(case.dilations)
-    last = case.data_format == "NHWC"
     compute = BY_NAME[lowering]
 
     def function(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
         # The record wants an input and a filter, of which a gradient has only one: any of the right shape will do.
-        spec = canonicalize(
-            tf.zeros(case.input_shape, case.dtype),
-            tf.zeros(case.filter_shape, case.dtype),
-            [1, *strides, 1] if last else [1, 1, *strides],
-            [[0, 0], *pads, [0, 0]] if last else [[0, 0], [0, 0], *pads],
-            case.data_format,
-            dilations,
-        )[0]
+        operands = (tf.zeros(shape, case.dtype) for shape in (case.input_shape, case.filter_shape))
+        spec = canonicalize(*operands, **case.arguments())[0]
+        contractions = Trilinear(spec, Plan(compute, compute, compute))  # as the op has them: half types are widened
         if contraction == "output":
-            return compute.output(spec, a, b)
-        sizes = tf.constant(case.input_shape if contraction == "input_grad" else case.filter_shape)
-        return getattr(compute, contraction)(spec, a, b, sizes)
+            return contractions.output(a, b)
+        sizes = case.input_shape if contraction == "input_grad" else case.filter_shape
+        return getattr(contractions, contraction)(a, b, sizes)
 
     return function
 

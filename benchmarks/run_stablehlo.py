@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = jax.devices()[0]
     print(f"JAX {jax.__version__} on {device.device_kind} ({device.platform})")
     print(
-        f"{'case':<26}{'contraction':<13}{'taps ms':>9}{'conv ms':>9}{'ratio':>7}{'noise':>7}{'compile s':>10}"
+        f"{'case':<32}{'contraction':<13}{'taps ms':>9}{'conv ms':>9}{'ratio':>7}{'noise':>7}{'compile s':>10}"
         f"{'error':>7}"
     )
     lines = []
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         line = run(module.parent, device, options.seconds)
         lines.append(line)
         print(
-            f"{line['case']:<26}{line['contraction']:<13}{line['taps_ms']:>9.3f}{line['conv_ms']:>9.3f}"
+            f"{line['case']:<32}{line['contraction']:<13}{line['taps_ms']:>9.3f}{line['conv_ms']:>9.3f}"
             f"{line['taps_ms'] / line['conv_ms']:>7.2g}{line['noise']:>7.0%}{line['compile_s']:>10.2f}"
             f"{line['error']:>7.2f}",
             flush=True,

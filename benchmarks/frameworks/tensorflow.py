@@ -84,20 +84,15 @@ def _tensors(case: Case) -> Tensors:
 
 def _op(case: Case, implementation: str) -> Callable[..., tf.Tensor]:
     """(input, filter) -> output."""
-    channels_last = case.data_format == "NHWC"
-    strides = [1, *case.strides, 1] if channels_last else [1, 1, *case.strides]
-    padding: Any = case.padding
-    if isinstance(padding, int):
-        sides = [[padding, padding]] * 2
-        padding = [[0, 0], *sides, [0, 0]] if channels_last else [[0, 0], [0, 0], *sides]
+    arguments = case.arguments()
     if implementation == "tf.nn":
         if case.strides != (1, 1) and case.dilations != (1, 1):
             raise NotImplementedError("tf.nn.depthwise_conv2d computes strides with dilations wrongly")
-        rates = None if case.dilations == (1, 1) else list(case.dilations)
-        return lambda x, w: tf.nn.depthwise_conv2d(x, w, strides, padding, case.data_format, rates)
+        if case.dilations == (1, 1):
+            del arguments["dilations"]  # as those who don't dilate call it
+        return lambda x, w: tf.nn.depthwise_conv2d(x, w, **arguments)
     lowering = implementation.partition(":")[2] or "auto"
-    dilations = list(case.dilations)
-    return lambda x, w: depthwise_conv2d(x, w, strides, padding, case.data_format, dilations, lowering=lowering)
+    return lambda x, w: depthwise_conv2d(x, w, **arguments, lowering=lowering)
 
 
 def _layer(case: Case, implementation: str, w: tf.Tensor) -> Callable[..., tf.Tensor]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from parameterized import parameterized
 
 from benchmarks.case import parse
 from benchmarks.evidence import vector_arithmetic
@@ -124,10 +125,19 @@ class StableHloTest(unittest.TestCase):
             self.assertEqual(len(check["expected"]), 3 * 3 * 4)
             self.assertGreater(check["bound"].min(), 0)
 
+    @parameterized.expand(["output", "input_grad", "filter_grad"])
+    def test_half_types_are_summed_in_float32(self, contraction):
+        from benchmarks.export_stablehlo import export
+
+        with tempfile.TemporaryDirectory() as folder:
+            text = (export(Path(folder), parse("1x7x8x4 k3 bfloat16"), contraction) / "module.mlir").read_text()
+            products = [line for line in text.splitlines() if "stablehlo.multiply" in line]
+            self.assertTrue(products and all("f32" in line for line in products), products[:3])
+
     @unittest.skipUnless(importlib.util.find_spec("jax"), "jax is not installed here")
     def test_jax_runs_them_within_the_bound_and_notices_what_is_not(self):
         with tempfile.TemporaryDirectory() as folder:
-            arguments = ("benchmarks.export_stablehlo", folder, "--case", self.case)
+            arguments = ("benchmarks.export_stablehlo", folder, "--case", self.case, "--case", "1x7x8x4 k3 bfloat16")
             self.assertEqual(command(*arguments).returncode, 0)
             done = command("benchmarks.run_stablehlo", folder, "--seconds", "0.01")
             self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
