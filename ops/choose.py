@@ -2,6 +2,11 @@
 
 A plan is made when the op is traced (or called eagerly), contraction by contraction: the first row whose condition
 holds and whose lowering does not refuse. `explain` prints the lowering and the reason of these rows.
+
+Cases are written as the benchmarks read them (benchmarks/case.py): 8x56x56x128 k3 s2 d2 m2 is a batch of 8 images of
+56x56 with 128 channels under a 3x3 filter, with strides 2, dilations 2 and two outputs a channel. Where two figures
+stand together, the first is `native`'s and the second `island`'s; pairs of them are of output, input gradient, filter
+gradient, in this order, unless one of these is named.
 """
 
 from __future__ import annotations
@@ -44,8 +49,8 @@ MOST_STRIDED_TAPS = 49
 8x56x56x64 k7 s2 takes 1.3 ms in the kernel and 1.1 in an island, k9 s2 2.3 and 3.9."""
 LEAST_REPEATED_FILTER_GRAD_TAPS = 25
 """Several outputs of a channel, without oneDNN: fewest taps for which an island computes the filter gradient, but for
-FEW_REPEATS without strides, where the kernel is slow for 3x3 too: 8x28x28x192 k3 m2 takes 4.0 ms in it and 2.3 in an
-island, k3 m4 (of 8x14x14x384) 3.0 and 3.2, 8x56x56x64 k3 s2 m2 1.7 and 2.1."""
+SMALL_MULTIPLIER without strides, where the kernel is slow for 3x3 too: 8x28x28x192 k3 m2 takes 4.0 ms in it and 2.3 in
+an island, k3 m4 (of 8x14x14x384) 3.0 and 3.2, 8x56x56x64 k3 s2 m2 1.7 and 2.1."""
 MOST_NCHW_TAPS = 64
 """NCHW with oneDNN: most taps for which an island computes output or input gradient. 8x28x28x128 k13 NCHW takes 8.5 ms
 in oneDNN's kernel and 11 in an island, 8x14x14x512 k27 NCHW 19 and 31."""
@@ -54,7 +59,7 @@ MOST_STRIDED_NCHW_TAPS = 9
 MOST_DILATED_TAPS = 9
 """Dilated, with oneDNN, and padded beforehand: most taps for which an island computes output or input gradient. The
 input gradient of 8x28x28x192 k7 d2 takes 4.4 ms in oneDNN's kernel and 5.4 in an island."""
-MOST_REPEATS = 4
+LARGEST_MULTIPLIER = 4
 """NCHW, or oneDNN and several outputs of a channel: most of these for which an island computes anything. The output of
 8x112x112x3 k3 s2 m8 takes 0.6 ms in oneDNN's kernel and 1.6 in an island."""
 MOST_REPEATED_TAPS = 24
@@ -63,11 +68,11 @@ gradient. 8x28x28x192 k4 m2 takes 3.0 and 2.6 ms in oneDNN's kernel and an islan
 gradient, k5 m2 3.1 and 3.9, 3.1 and 3.9."""
 MOST_STRIDED_REPEATED_TAPS = 49
 """The same with strides: 8x28x28x64 k7 s2 m2 takes 1.0 and 0.9 ms, 0.8 and 0.7, k9 s2 m4 1.9 and 2.6, 1.5 and 6.1. (But
-outputs of fewer than MOST_REPEATS take an island of any taps: 8x14x14x128 k13 s2 m2 7.3 and 2.3.)"""
+outputs of fewer than LARGEST_MULTIPLIER take an island of any taps: 8x14x14x128 k13 s2 m2 7.3 and 2.3.)"""
 MOST_REPEATED_NCHW_TAPS = 25
 """NCHW, with oneDNN, several outputs of a channel: most taps for which an island computes output or input gradient:
 8x28x28x192 k5 m2 NCHW takes 3.3 and 2.5, 3.7 and 2.8, 8x14x14x384 k7 m2 NCHW 2.3 and 2.6, 2.6 and 2.5."""
-FEW_REPEATS, FEW_TAPS = 2, 9
+SMALL_MULTIPLIER, FEW_TAPS = 2, 9
 """Several outputs of a channel, with oneDNN: an island computes the filter gradient where there are no more of them, or
 no more taps, than this. 8x28x28x192 k7 m4 takes 17 ms in oneDNN's kernel and 28 in an island."""
 MOST_TAPS_SUMMED_AT_ONCE = 9
@@ -96,29 +101,29 @@ def _elements(spec: ConvSpec) -> int:
     return prod(spec.output_shape)  # type: ignore[arg-type]
 
 
-def _repeats(spec: ConvSpec) -> int:
-    """Outputs of an input channel; 1 while unknown."""
+def _multiplier(spec: ConvSpec) -> int:
+    """Outputs of each input channel; 1 while unknown."""
     return int(spec.multiplier or 1)
 
 
 def _island_in_nchw(spec: ConvSpec, contraction: Contraction, mode: Mode) -> bool:
-    if spec.data_format != "NCHW" or not _island_may_pay(spec, mode) or _repeats(spec) > MOST_REPEATS:
+    if spec.data_format != "NCHW" or not _island_may_pay(spec, mode) or _multiplier(spec) > LARGEST_MULTIPLIER:
         return False
     if contraction == "filter_grad" or not onednn_computes(spec):
         return True
     if spec.is_strided:
         return spec.taps <= MOST_STRIDED_NCHW_TAPS
-    return spec.taps <= (MOST_NCHW_TAPS if _repeats(spec) == 1 else MOST_REPEATED_NCHW_TAPS)
+    return spec.taps <= (MOST_NCHW_TAPS if _multiplier(spec) == 1 else MOST_REPEATED_NCHW_TAPS)
 
 
 def _island_with_multiplier(spec: ConvSpec, contraction: Contraction, mode: Mode) -> bool:
-    if not 1 < _repeats(spec) <= MOST_REPEATS or not _island_may_pay(spec, mode) or not onednn_computes(spec):
+    if not 1 < _multiplier(spec) <= LARGEST_MULTIPLIER or not _island_may_pay(spec, mode) or not onednn_computes(spec):
         return False
     if contraction == "filter_grad":
-        return _repeats(spec) <= FEW_REPEATS or spec.taps <= FEW_TAPS
+        return _multiplier(spec) <= SMALL_MULTIPLIER or spec.taps <= FEW_TAPS
     if not spec.is_strided:
         return spec.taps <= MOST_REPEATED_TAPS
-    is_output_of_few = contraction == "output" and _repeats(spec) < MOST_REPEATS
+    is_output_of_few = contraction == "output" and _multiplier(spec) < LARGEST_MULTIPLIER
     return is_output_of_few or spec.taps <= MOST_STRIDED_REPEATED_TAPS
 
 
@@ -127,7 +132,7 @@ def _island_with_onednn(spec: ConvSpec, contraction: Contraction, mode: Mode) ->
         return False
     if contraction == "filter_grad":
         is_slow = spec.cols.taps > MOST_COLUMNS or (spec.is_strided and spec.taps > MOST_STRIDED_FILTER_GRAD_TAPS)
-        return spec.is_dilated or (is_slow and _repeats(spec) == 1)
+        return spec.is_dilated or (is_slow and _multiplier(spec) == 1)
     if not spec.is_dilated or spec.taps > MOST_DILATED_TAPS:
         return False
     by_kernel = spec if contraction == "output" else as_output(spec)
@@ -139,7 +144,7 @@ def _island_without_onednn(spec: ConvSpec, contraction: Contraction, mode: Mode)
         return False
     if spec.is_dilated or spec.rows.stride != spec.cols.stride:
         return True
-    if _repeats(spec) > 1:
+    if _multiplier(spec) > 1:
         return _island_with_multiplier_without_onednn(spec, contraction)
     if not spec.is_strided:
         return spec.taps >= (LEAST_FILTER_GRAD_TAPS if contraction == "filter_grad" else LEAST_TAPS)
@@ -150,7 +155,7 @@ def _island_without_onednn(spec: ConvSpec, contraction: Contraction, mode: Mode)
 
 def _island_with_multiplier_without_onednn(spec: ConvSpec, contraction: Contraction) -> bool:
     if contraction == "filter_grad":
-        is_slow_for_few_taps = _repeats(spec) == FEW_REPEATS and not spec.is_strided
+        is_slow_for_few_taps = _multiplier(spec) == SMALL_MULTIPLIER and not spec.is_strided
         return is_slow_for_few_taps or spec.taps >= LEAST_REPEATED_FILTER_GRAD_TAPS
     if contraction == "output" and spec.is_strided:
         return False
@@ -169,7 +174,7 @@ TABLE: tuple[Row, ...] = (
         "taps",
         lambda spec, contraction, mode: mode == "xla",
         "traced for XLA, which emits TensorFlow's convolution as a naive loop and fuses taps into a few passes",
-        "stock 147 ms, taps 1.0 ms: (8,112,112,32), 3x3, float32, 2 CPU cores",
+        "stock 147 ms, taps 1.0 ms: 8x112x112x32 k3, float32, 2 CPU cores",
     ),
     Row(
         "island",
@@ -215,7 +220,7 @@ TABLE: tuple[Row, ...] = (
         "native",
         lambda spec, contraction, mode: True,
         "outside XLA, where TensorFlow's own kernels make one pass and taps would make one pass per tap",
-        "native 1.2 ms, taps 30 times that: (8,112,112,32), 3x3, float32, 2 CPU cores",
+        "native 1.2 ms, taps 30 times that: 8x112x112x32 k3, float32, 2 CPU cores",
     ),
     Row(
         "taps",

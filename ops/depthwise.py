@@ -14,7 +14,7 @@ from depthwise.ops.choose import Explanation
 from depthwise.ops.gradients import Trilinear
 from depthwise.ops.lowerings import BY_NAME
 from depthwise.ops.mode import Mode, current_mode
-from depthwise.ops.spec import MOST_SPECS, ConvSpec, canonicalize, check_name, record
+from depthwise.ops.spec import MOST_SPECS, ConvSpec, canonicalize, check_name, spec_and_tensors
 
 LOWERINGS: tuple[str, ...] = tuple(BY_NAME)
 """Names of the lowerings that can be asked for; "auto" chooses among them."""
@@ -145,7 +145,7 @@ def explain(
     """
     check_name(name)
     choose.check_lowering(lowering)
-    spec, _, _ = record(input, filter, strides, padding, data_format, dilations)
+    spec, _, _ = spec_and_tensors(input, filter, strides, padding, data_format, dilations)
     return choose.explanation(spec, lowering, current_mode())
 
 

@@ -128,10 +128,10 @@ class Trilinear:
         """The same tensor in a graph, for whoever differentiates the finished graph (`tf.gradients`, a tape around a
         `tf.function`).
 
-        As `tf.custom_gradient` does it, but that finds the operands in the op that is differentiated. That op may be a
-        copy in another function: where an accumulator surrounds a `tf.function`, `tf.custom_gradient` fails in second
-        order. Or a copy in another process, which imports the graph: so the name tells what is differentiated, lest it
-        be taken for what has the same number there.
+        `tf.custom_gradient` keeps the operands that it was called with. Here they are inputs of the IdentityN, and are
+        read from whichever op is differentiated, for that may be a copy: in another function (an accumulator around a
+        `tf.function`, where `tf.custom_gradient` fails in second order), or in another process, which imported the
+        graph. There gradients are looked up by name, and another may have the same number: hence the hash.
         """
         which = f"{self.spec} {getattr(gradients, '__name__', '')}"
         name = f"DepthwiseConv2dGradient{next(_NUMBERS)}_{sha256(which.encode()).hexdigest()[:16]}"

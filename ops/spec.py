@@ -63,10 +63,15 @@ class ConvSpec:
         return self.rows.known and self.cols.known
 
     @cached_property
+    def is_sized(self) -> bool:
+        """Whether the filter's height and width are known."""
+        return None not in (self.rows.taps, self.cols.taps)
+
+    @cached_property
     def far_apart(self) -> bool:
         """Whether windows or taps stand further apart than the image is large, along either axis; of a filter of known
         size, whose taps can be taken one by one."""
-        return None not in (self.rows.taps, self.cols.taps) and (self.rows.far_apart or self.cols.far_apart)
+        return self.is_sized and (self.rows.far_apart or self.cols.far_apart)
 
     @cached_property
     def is_dilated(self) -> bool:
@@ -184,16 +189,16 @@ def canonicalize(
     """The record of a call, and its two tensors, behind assertions of what is unknown while they are traced.
 
     Raises:
-      TypeError, ValueError: as `record`.
+      TypeError, ValueError: as `spec_and_tensors`.
       tf.errors.InvalidArgumentError: at run time, where a size or a rank was unknown until then.
     """
-    spec, input, filter = record(input, filter, strides, padding, data_format, dilations)
+    spec, input, filter = spec_and_tensors(input, filter, strides, padding, data_format, dilations)
     if None in spec.input_shape or None in spec.filter_shape:  # an unknown rank leaves every size unknown
         input, filter = _checked_at_run_time(spec, input, filter)
     return spec, input, filter
 
 
-def record(
+def spec_and_tensors(
     input: Any, filter: Any, strides: Any, padding: Any, data_format: Any, dilations: Any
 ) -> tuple[ConvSpec, tf.Tensor, tf.Tensor]:
     """The record of a call, and its two tensors.

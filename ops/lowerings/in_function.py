@@ -46,7 +46,7 @@ class InFunction:
         return self._function(spec, "input_grad", self._in_memory(dy))(filter, dy, tf.convert_to_tensor(sizes))
 
     def filter_grad(self, spec: ConvSpec, input: tf.Tensor, dy: tf.Tensor, sizes: Sizes) -> tf.Tensor:
-        # Which is the same wherever its images are: traced once for all.
+        # Its code does not depend on where images are: traced once for both.
         return self._function(spec, "filter_grad", False)(input, dy, tf.convert_to_tensor(sizes))
 
     def _in_memory(self, image: tf.Tensor) -> bool:
@@ -75,10 +75,11 @@ class InFunction:
 
 
 def _is_argument(image: tf.Tensor) -> bool:
-    """Whether a tensor is no op's result in the outermost function that is traced here."""
+    """Whether a tensor is in memory before anything runs: eager, or an argument of the outermost function traced."""
     op = getattr(image, "op", None)
     if op is None:  # an eager tensor
         return True
+    # Around the outermost function is a plain graph, which has none around itself to name.
     is_outermost = not hasattr(getattr(op.graph, "outer_graph", None), "outer_graph")
     return is_outermost and op.type == "Placeholder"
 

@@ -334,9 +334,9 @@ def _with_room_for_an_output(spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tupl
     The op `Pad` hands its input on, at no cost, where there turns out to be nothing to pad.
     """
     if spec.channels is None or spec.multiplier is None:
-        channels, multiples = ([0, at_least_zero(1 - size)] for size in tf.unstack(tf.shape(w)[2:]))
+        channels, multiplier = ([0, at_least_zero(1 - size)] for size in tf.unstack(tf.shape(w)[2:]))
         x = raw.Pad(input=x, paddings=[[0, 0], [0, 0], [0, 0], channels])
-        w = raw.Pad(input=w, paddings=[[0, 0], [0, 0], channels, multiples])
+        w = raw.Pad(input=w, paddings=[[0, 0], [0, 0], channels, multiplier])
     if spec.known or spec.rows.padding == "SAME":
         return spec, x, w
     rows, cols = (axis.pads_for_a_window for axis in spec.axes(tf.shape(x), tf.shape(w)))

@@ -50,8 +50,8 @@ def _in_float64(spec: ConvSpec, contraction: Contraction) -> ConvSpec | None:
         return None
     # What takes oneDNN one kernel and TensorFlow several ops: the output of 3x3, rate 2, on (1,8,8,8), 96 and 122 us.
     # (Gradients of what is dilated take both several: 277 and 173, 273 and 121.)
-    are_strides_equal = spec.rows.stride == spec.cols.stride
-    if contraction == "output" if spec.is_dilated else not are_strides_equal:
+    takes_several_ops = contraction == "output" if spec.is_dilated else spec.rows.stride != spec.cols.stride
+    if takes_several_ops:
         return None
     # oneDNN leaves explicit padding to TensorFlow's kernels itself, in gradients: both take 131 us in float32, 180 so.
     # (NCHW is transposed, which oneDNN does.)

@@ -17,10 +17,10 @@ from depthwise.ops.spec import MOST_SPECS, ConvSpec
 
 raw = tf.raw_ops
 
-MOST_OUTPUTS_OF_FEW_TAPS, FEW_TAPS = 4, 9
+LARGEST_MULTIPLIER_OF_FEW_TAPS, FEW_TAPS = 4, 9
 """Most outputs of a channel for which those of FEW_TAPS or fewer are computed so: of eight, 3x3 on (8,112,112,3) takes
 0.8 ms, and would take 1.0."""
-MOST_OUTPUTS_OF_FILTER_GRADS = 3
+LARGEST_MULTIPLIER_OF_FILTER_GRADS = 3
 """The same for filter gradients: with four, 3x3 on (8,28,28,128) takes 2.7 ms, and would take 2.5 to 3.4."""
 LEAST_WINDOWS = 3
 """Fewest windows that a sample of the input is in, on average, for its gradient to be computed so: with two outputs,
@@ -54,16 +54,16 @@ def repeated(spec: ConvSpec, contraction: Contraction) -> ConvSpec | None:
     Returns:
       None where that is no faster, takes too much memory, or sizes of the filter are unknown.
     """
-    outputs, sizes = spec.multiplier, (spec.rows.taps, spec.cols.taps)
-    if outputs is None or outputs == 1 or None in sizes or not onednn_computes(spec):
+    multiplier = spec.multiplier
+    if multiplier is None or multiplier == 1 or not spec.is_sized or not onednn_computes(spec):
         return None
-    is_everyday, are_few = not (spec.is_strided or spec.is_dilated), outputs <= MOST_OUTPUTS_OF_FILTER_GRADS
+    is_everyday, are_few = not (spec.is_strided or spec.is_dilated), multiplier <= LARGEST_MULTIPLIER_OF_FILTER_GRADS
     pays = {
-        "output": not spec.is_strided and (outputs <= MOST_OUTPUTS_OF_FEW_TAPS or spec.taps > FEW_TAPS),
+        "output": not spec.is_strided and (multiplier <= LARGEST_MULTIPLIER_OF_FEW_TAPS or spec.taps > FEW_TAPS),
         "input_grad": spec.taps >= LEAST_WINDOWS * spec.rows.stride * spec.cols.stride or _is_uncommon(spec),
         "filter_grad": is_everyday and are_few and spec.cols.taps <= MOST_COLUMNS,
     }
-    found = replace(spec, channels=spec.channels and spec.channels * outputs, multiplier=1)
+    found = replace(spec, channels=spec.channels and spec.channels * multiplier, multiplier=1)
     return found if pays[contraction] and not _is_out_of_proportion(found) else None
 
 
@@ -95,7 +95,7 @@ def repeat(spec: ConvSpec, x: tf.Tensor) -> tf.Tensor:
 
 
 def filter_of_repeated(spec: ConvSpec, w: tf.Tensor) -> tf.Tensor:
-    """The filter, each of whose outputs is that of a channel."""
+    """The filter for the repeated input: [h, w, C, M] as [h, w, C*M, 1]."""
     return tf.reshape(w, integers([spec.rows.taps, spec.cols.taps, -1, 1]))
 
 

@@ -20,7 +20,7 @@ from depthwise.ops.lowerings.taps import (
     tap_by_tap,
     unpadded,
 )
-from depthwise.ops.lowerings.taps.layout import is_large, is_sized
+from depthwise.ops.lowerings.taps.layout import is_large
 from depthwise.ops.mode import Mode
 from depthwise.ops.spec import ConvSpec
 
@@ -60,7 +60,7 @@ def _formulation(spec: ConvSpec, contraction: Contraction) -> ModuleType:
     if spec.far_apart:
         return tap_by_tap
     if contraction == "filter_grad":
-        return correlate if is_sized(spec) else padded
+        return correlate if spec.is_sized else padded
     if not spec.known:
         return padded
     if contraction == "input_grad" and strided.pays(spec):

@@ -56,7 +56,7 @@ def _sum(layout: Layout, w: tf.Tensor, image: tf.Tensor, rows: Walk, cols: Walk)
         filter_image = raw.Transpose(x=filter_image, perm=[0, 3, 1, 2])
     if spare:
         # In memory, or XLA sees that nothing reads the zeros.
-        filter_image, image = (layout.in_memory(layout.with_spare(tensor, spare)) for tensor in (filter_image, image))
+        filter_image, image = (layout.in_buffer(layout.with_spare(tensor, spare)) for tensor in (filter_image, image))
         image = image[:, :, :-1]
     taps = tf.reverse(raw.Transpose(x=image, perm=[layout.row, layout.col, 0, layout.channel]), [0, 1])
     height, width, batch, channels = sizes_of(taps)

@@ -138,8 +138,8 @@ def _by_turns(layout: Layout, x: tf.Tensor, dy: tf.Tensor, blocks: int, most_sum
         if layout.spec.known:
             image = shaped(image, (x.shape[0], band.size, width, x.shape[3]))
         # In memory, for a slice that begins anywhere would keep the loop of stage 1 from being vectorised.
-        mask = layout.in_memory(tf.gather(masks, k))[0, :, :tap_rows, 0]
-        return _contracted(band, columns_of(layout, layout.in_memory(image), dy, band, most_sums), blocks, mask)
+        mask = layout.in_buffer(tf.gather(masks, k))[0, :, :tap_rows, 0]
+        return _contracted(band, columns_of(layout, layout.in_buffer(image), dy, band, most_sums), blocks, mask)
 
     found = tf.map_fn(turn, tf.range(turns), fn_output_signature=dy.dtype)
     return tf.reshape(found, layout.shape(turns * tap_rows, cols.taps, blocks * channels))[: rows.taps]
@@ -176,7 +176,7 @@ def _channels_last(layout: Layout, image: tf.Tensor, blocks: int) -> tf.Tensor:
     batch, channels, height, width = sizes_of(image)
     if blocks > 1:
         image = tf.reshape(image, layout.shape(batch * blocks, channels // blocks, height, width))
-    return layout.in_memory(raw.Transpose(x=image, perm=[0, 2, 3, 1]))
+    return layout.in_buffer(raw.Transpose(x=image, perm=[0, 2, 3, 1]))
 
 
 def _partial_sums(products: tf.Tensor, on_input: tf.Tensor, missing: Size) -> tf.Tensor:

@@ -81,7 +81,7 @@ class Layout:
         sizes = sizes_of(dx)
         if self._is_summed_from_memory():
             # A slice for each output: a reduction XLA would move ahead of the padding, and fuse again.
-            dx, end = self.in_memory(dx), self.shape(*sizes)
+            dx, end = self.in_buffer(dx), self.shape(*sizes)
             begins = [self.spec.in_order(0, 0, 0, m) for m in range(self.multiplier)]
             strides = self.spec.in_order(1, 1, 1, self.multiplier)
             return total([raw.StridedSlice(input=dx, begin=begin, end=end, strides=strides) for begin in begins])
@@ -154,10 +154,8 @@ class Layout:
         """The image with (before, after) zeros around its rows and columns."""
         return raw.Pad(input=image, paddings=self.spec.in_order([0, 0], list(rows), list(cols), [0, 0]))
 
-    def in_memory(self, image: tf.Tensor) -> tf.Tensor:
-        """The same in a buffer of its own, which XLA fuses into nothing.
-
-        It has one more place, of zeros, at the end of its third dimension.
+    def in_buffer(self, image: tf.Tensor) -> tf.Tensor:
+        """The image, one longer in its third dimension (by zeros, which are to be sliced off), in a buffer of its own.
 
         XLA fuses a slice or a transposition into all slices that are taken of it; a padding only where there is one
         slice. But it sees that a slice of the padding reads no zeros, and then there is none: hence the reshape between
@@ -184,11 +182,14 @@ class Layout:
 
 
 def spare_channels(spec: ConvSpec) -> int:
-    """A cache line of channels after each column, where the samples that are met together and their taps are more lines
-    than the cache holds so far apart: their loads throw each other out. For (8,7,7,1024), 5x5 took 2.4 ms and takes
-    1.1, 7x7 6.9 and 2.2, 13x13 11 and 4.4; 31x31 on (8,56,56,128) 541 and 250."""
+    """How many channels of zeros to append to each column: as many as fill a cache line, or none.
+
+    Samples that are met together lie a column's bytes apart, and so do their taps. Where they are more lines than the
+    first cache holds at that distance, their loads throw each other out. With spare channels (8,7,7,1024), 5x5, takes
+    1.1 ms instead of 2.4, 7x7 2.2 instead of 6.9, 13x13 4.4 instead of 11; 31x31 on (8,56,56,128) 250 instead of 541.
+    """
     size = tf.as_dtype(spec.dtype).size
-    if spec.data_format == "NCHW" or spec.channels is None or spec.multiplier is None or not is_sized(spec):
+    if spec.data_format == "NCHW" or spec.channels is None or spec.multiplier is None or not spec.is_sized:
         return 0
     rows = min(spec.rows.taps, TAP_ROWS) if is_large(spec) else spec.rows.taps
     conflict = 2 * rows * spec.cols.taps > lines_held(spec.channels * spec.multiplier * size)
@@ -198,11 +199,6 @@ def spare_channels(spec: ConvSpec) -> int:
 def lines_held(step_bytes: int) -> int:
     """How many lines that lie this far apart the first cache holds."""
     return WAYS * CACHE_PERIOD_BYTES // gcd(step_bytes, CACHE_PERIOD_BYTES)
-
-
-def is_sized(spec: ConvSpec) -> bool:
-    """Whether the filter's height and width are known."""
-    return spec.rows.taps is not None and spec.cols.taps is not None
 
 
 def is_large(spec: ConvSpec) -> bool:

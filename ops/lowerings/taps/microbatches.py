@@ -66,4 +66,4 @@ def _part(layout: Layout, image: tf.Tensor, first: tf.Tensor, images: int) -> tf
     sizes = image.shape.as_list()[1:]
     part = raw.Slice(input=image, begin=tf.stack([first, 0, 0, 0]), size=[images, *sizes])
     part = shaped(part, (images, *sizes))
-    return part if layout.spec.data_format == "NCHW" else layout.in_memory(part)[:, :, : sizes[1]]
+    return part if layout.spec.data_format == "NCHW" else layout.in_buffer(part)[:, :, : sizes[1]]

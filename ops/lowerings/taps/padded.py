@@ -13,14 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
-from depthwise.ops.geometry import Axis, Size
+from depthwise.ops.geometry import Axis, at_most
 from depthwise.ops.lowerings.base import Sizes
 from depthwise.ops.lowerings.taps.layout import (
     TAP_ROWS,
     UNROLLED_TAPS,
     Layout,
     is_large,
-    is_sized,
     shaped,
     sizes_of,
     where,
@@ -81,7 +80,7 @@ def _forward(axis: Axis) -> Walk:
 def _sum_of_filter_taps(layout: Layout, image: tf.Tensor, w: tf.Tensor, rows: Walk, cols: Walk) -> tf.Tensor:
     """The stencil whose taps are the filter's."""
     height, width = sizes_of(w)[:2]
-    if is_sized(layout.spec):
+    if layout.spec.is_sized:
         spare = layout.spare if is_large(layout.spec) else 0
         taps = tf.reshape(w, layout.shape(height, width, *layout.weight_shape))
         return sum_of_taps(layout, layout.with_spare(image, spare), layout.with_spare(taps, spare), rows, cols, spare)
@@ -138,13 +137,13 @@ def _by_turns(layout: Layout, image: tf.Tensor, taps: tf.Tensor, rows: Walk, col
     in_band = Walk(0, rows.advance, rows.reach, rows.step)
 
     def turn(k: tf.Tensor) -> tf.Tensor:
-        band = layout.in_memory(_under(layout, image, layout.row, bands, k))
+        band = layout.in_buffer(_under(layout, image, layout.row, bands, k))
         weights = raw.Slice(
             input=tf.reshape(taps, layout.shape(1, 1, count * width, -1)),
             begin=tf.stack([0, 0, (first + TAP_ROWS * k) * width, 0]),
             size=layout.shape(-1, -1, TAP_ROWS * width, -1),
         )
-        weights = layout.in_memory(weights)[0, 0, : TAP_ROWS * width]
+        weights = layout.in_buffer(weights)[0, 0, : TAP_ROWS * width]
         weights = tf.reshape(weights, layout.shape(TAP_ROWS, width, *each))
         return _written_out(layout, band, weights, in_band, cols, spare)
 
@@ -163,8 +162,8 @@ def _under(layout: Layout, image: tf.Tensor, dimension: int, walk: Walk, tap: An
     """The samples along a dimension that a tap meets; the tap may be a loop's counter."""
     begin, sizes = [0] * 4, sizes_of(image)
     # Where there is no output, nothing is met, and the tap may stand beyond the image.
-    reach = _least(walk.reach, sizes[dimension])
-    begin[dimension] = _least(walk.at(tap), sizes[dimension] - reach)
+    reach = at_most(walk.reach, sizes[dimension])
+    begin[dimension] = at_most(walk.at(tap), sizes[dimension] - reach)
     sizes[dimension] = reach
     # Not strided at once: XLA would ask for a constant begin.
     window = raw.Slice(input=image, begin=layout.shape(*begin), size=layout.shape(*sizes))
@@ -174,10 +173,6 @@ def _under(layout: Layout, image: tf.Tensor, dimension: int, walk: Walk, tap: An
     steps[dimension] = walk.step
     end = layout.shape(*sizes)
     return raw.StridedSlice(input=window, begin=layout.shape(0, 0, 0, 0), end=end, strides=layout.shape(*steps))
-
-
-def _least(one: Size, other: Size) -> Size:
-    return min(one, other) if isinstance(one, int) and isinstance(other, int) else tf.minimum(one, other)
 
 
 def _spread(layout: Layout, dy: tf.Tensor, rows: Axis, cols: Axis) -> tf.Tensor:
