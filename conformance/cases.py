@@ -148,9 +148,9 @@ def _grid(level: str, draw: random.Random) -> Iterator[Case]:
 def _drawn(draw: random.Random, data_format: str, padding: str, stride: str, dilation: str, mode: str) -> Case:
     taps = (draw.randint(1, 5), draw.randint(1, 5))
     strides, dilations = _pair(draw, stride), _pair(draw, dilation)
-    reach = [(k - 1) * r + 1 for k, r in zip(taps, dilations, strict=True)]
+    span = [(k - 1) * r + 1 for k, r in zip(taps, dilations, strict=True)]
     # Most images are larger than the filter, so that most outputs aren't empty; the rest is any size from 1 on.
-    sizes = [draw.randint(r, r + 7) if draw.random() < 0.85 else draw.randint(1, 4) for r in reach]
+    sizes = [draw.randint(r, r + 7) if draw.random() < 0.85 else draw.randint(1, 4) for r in span]
     pads: str | Pads = padding
     if padding == "EXPLICIT":
         pads = ((draw.randint(0, 3), draw.randint(0, 3)), (draw.randint(0, 3), draw.randint(0, 3)))

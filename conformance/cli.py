@@ -240,11 +240,11 @@ def _mutate(options: argparse.Namespace) -> int:
 
     console = Console()
     limits = _limits(options)
-    known = faults.names()
-    names = [f"fault:{name}" for name in options.fault] if options.fault else known
+    known = [name.removeprefix("fault:") for name in faults.names()]
+    names = [f"fault:{name}" for name in options.fault or known]
     try:
-        if unknown := set(names) - set(known):
-            raise ValueError(f"argument --fault must be one of {known} without 'fault:', got {sorted(unknown)}")
+        if unknown := set(options.fault or ()) - set(known):
+            raise ValueError(f"argument --fault must be one of {', '.join(known)}, got {', '.join(sorted(unknown))}")
         chosen = selected(options)
     except ValueError as error:
         return _refuse(error)

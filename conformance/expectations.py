@@ -12,8 +12,8 @@
     reason = "space-to-batch is applied before the strides"
 
 A failure that an entry covers is EXPECTED. An entry is stale, which is an error, if it lists cases and one of them
-passes a check that it covers, or if it has a condition, covers enough checks to judge by (statistics, which are over
-many cases, are enough), and none of them fails.
+passes a check that it covers, or none fails so; or if it has a condition, covers enough checks to judge by (statistics,
+which are over many cases, are enough), and none of them fails so.
 """
 
 from __future__ import annotations
@@ -150,33 +150,35 @@ def apply(run: Run, entries: Sequence[Known]) -> tuple[Run, list[str]]:
       The run with known failures as EXPECTED, and one line for each stale entry.
     """
     relevant = [entry for entry in entries if entry.applies(run)]
-    failed: dict[int, int] = defaultdict(int)
-    passed: dict[int, list[Result]] = defaultdict(list)
+    covered: list[list[Result]] = [[] for _ in relevant]
     results = []
     for result in run.results:
-        covering = [entry for entry in relevant if entry.covers(result)]
-        known = [entry for entry in covering if result.outcome in entry.outcomes]
-        for entry in known:
-            failed[id(entry)] += 1
-        if result.outcome not in (*FAILURES, UNSUPPORTED, NOT_RUN):
-            for entry in covering:
-                passed[id(entry)].append(result)
-        if known:
+        covering = [index for index, entry in enumerate(relevant) if entry.covers(result)]
+        for index in covering:
+            covered[index].append(result)
+        if known := [relevant[index] for index in covering if result.outcome in relevant[index].outcomes]:
             detail = f"{known[0].reason} ({', '.join(known[0].issues) or 'no issue'}): {result.detail}"
             result = replace(result, outcome=EXPECTED, detail=detail, was=result.outcome)
         results.append(result)
-    stale = []
-    for entry in relevant:
-        good = passed[id(entry)]
-        if entry.cases and good:
-            stale.append(f"{entry.target}, {entry.reason}: {good[0].check} passes for {good[0].subject}")
-        elif entry.when and not failed[id(entry)] and _suffice(good):
-            stale.append(f"{entry.target}, {entry.reason}: none of {len(good)} checks fails where {entry.when}")
+    reasons = [(entry, _stale(entry, made)) for entry, made in zip(relevant, covered, strict=True)]
+    stale = [f"{entry.target}, {entry.reason}: {reason}" for entry, reason in reasons if reason]
     return replace(run, results=results), stale
 
 
+def _stale(entry: Known, covered: Sequence[Result]) -> str:
+    """Why an entry is stale, by all results that it covers, as they came out; "" where it isn't."""
+    made = [result for result in covered if result.outcome not in (UNSUPPORTED, NOT_RUN)]
+    good = [result for result in made if result.outcome not in FAILURES]
+    if entry.cases and good:
+        return f"{good[0].check} passes for {good[0].subject}"
+    enough = made if entry.cases else len(good) >= _ENOUGH or any(result.statistical for result in good)
+    if not enough or any(result.outcome in entry.outcomes for result in made):
+        return ""
+    return f"none of {len(made)} checks fails so" + (f" where {entry.when}" if entry.when else "")
+
+
 def update(path: Path, run: Run, entries: Iterable[Known]) -> int:
-    """Writes what a run found into a file: new failures are appended, entries that no longer fail are taken out.
+    """Writes what a run found into a file: stale entries are taken out, and failures that none is left for appended.
 
     Args:
       path: the file; what else it holds, comments included, is kept. Made if it doesn't exist.
@@ -188,12 +190,17 @@ def update(path: Path, run: Run, entries: Iterable[Known]) -> int:
     """
     document = tomlkit.parse(path.read_text()) if path.exists() else tomlkit.document()
     tables = document.get("known") or tomlkit.aot()  # an empty list, as one may be written, is no array of tables
-    gone = [number for number, entry in enumerate(entries) if entry.applies(run) and _ended(entry, run)]
-    for number in reversed(gone):
-        del tables[number]
+    made = [replace(result, outcome=result.was, was="") if result.was else result for result in run.results]
+    kept = []
+    for number, entry in reversed(list(enumerate(entries))):
+        if entry.applies(run) and _stale(entry, [result for result in made if entry.covers(result)]):
+            del tables[number]
+        else:
+            kept.append(entry)
     groups: dict[tuple[str, str, str, str], list[Result]] = defaultdict(list)
-    for result in run.results:
-        if result.outcome in FAILURES:
+    for result in made:
+        covering = [entry for entry in kept if entry.applies(run) and entry.covers(result)]
+        if result.outcome in FAILURES and not any(result.outcome in entry.outcomes for entry in covering):
             groups[result.target, result.subject, result.outcome, result.detail].append(result)
     for (target, _, outcome, detail), results in groups.items():
         table = tomlkit.table()
@@ -213,15 +220,3 @@ def _where(result: Result) -> dict[str, Any]:
     if not result.statistical:
         return {"cases": [str(case)]}
     return {"when": f"dtype == {case.dtype!r} and mode == {case.mode!r}", "device": case.device}
-
-
-def _suffice(made: Sequence[Result]) -> bool:
-    """Whether a condition that covers these, of which none fails, can be called stale."""
-    return len(made) >= _ENOUGH or any(result.statistical for result in made)
-
-
-def _ended(entry: Known, run: Run) -> bool:
-    covered = [result for result in run.results if entry.covers(result)]
-    made = [result for result in covered if result.outcome not in (UNSUPPORTED, NOT_RUN)]
-    fails = any((result.was or result.outcome) in entry.outcomes for result in made)
-    return not fails and (_suffice(made) or (bool(entry.cases) and bool(made)))

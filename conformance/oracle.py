@@ -50,12 +50,12 @@ class _Axis:
 
 
 def _axis(size: int, taps: int, stride: int, rate: int, padding: str | Sequence[int]) -> _Axis:
-    reach = (taps - 1) * rate + 1
+    span = (taps - 1) * rate + 1
     if padding == "SAME":
         out = -(-size // stride)
-        return _Axis(size, taps, stride, rate, max((out - 1) * stride + reach - size, 0) // 2, out)
+        return _Axis(size, taps, stride, rate, max((out - 1) * stride + span - size, 0) // 2, out)
     before, after = (0, 0) if padding == "VALID" else (int(padding[0]), int(padding[1]))
-    return _Axis(size, taps, stride, rate, before, max(-(-(size + before + after - reach + 1) // stride), 0))
+    return _Axis(size, taps, stride, rate, before, max(-(-(size + before + after - span + 1) // stride), 0))
 
 
 def _axes(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from depthwise.conformance import targets
-from depthwise.conformance.results import printable
+from depthwise.conformance.results import CRASH, TIMEOUT, printable
 
 _FAULT = "fault:"
 _START_SECONDS = 180.0  # importing a framework on a busy machine
@@ -135,12 +135,12 @@ class Worker:
             left = deadline - time.monotonic()
             if left <= 0:
                 self._process.kill()
-                raise WorkerLostError("TIMEOUT", f"no answer within {self.limits.seconds:g} s")
+                raise WorkerLostError(TIMEOUT, f"no answer within {self.limits.seconds:g} s")
             ready, _, _ = select.select([self._answers], [], [], min(left, 0.5))
             if not ready:
                 if _resident(self._process.pid) > self.limits.memory:
                     self._process.kill()
-                    raise WorkerLostError("CRASH", f"used more than {self.limits.memory / 2**30:g} GiB of memory")
+                    raise WorkerLostError(CRASH, f"used more than {self.limits.memory / 2**30:g} GiB of memory")
                 continue
             chunk = os.read(self._answers, 1 << 16)
             if not chunk:
@@ -158,7 +158,7 @@ class Worker:
         # A failed check of TensorFlow's is what ended the process; the stack follows it. What it logs has nothing to do
         # with that.
         said = [line for line in lines if "Check failed" in line] or [line for line in lines if not _LOGGED(line)]
-        return WorkerLostError("CRASH", f"{how}: {printable(said[-1])[-300:]}" if said else how)
+        return WorkerLostError(CRASH, f"{how}: {printable(said[-1])[-300:]}" if said else how)
 
 
 class Workers:

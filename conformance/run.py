@@ -1,7 +1,7 @@
 """A run: cases x checks x targets, each target in processes of its own, and a verdict for every check.
 
-Three voices decide: the target and the reference (`tf.nn.depthwise_conv2d`, in a process of its own too) are each
-compared with the oracle. The reference never decides about the target; it is named where it is wrong itself.
+The target and the reference (`tf.nn.depthwise_conv2d`, in a process of its own too) are each compared with the oracle,
+never with each other. The oracle decides; where the target passes and the reference does not, the outcome says so.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def run(
       cases: what to run; cases on a device that a target doesn't have are reported as NOT RUN.
       jobs: how many worker processes at a time.
       limits: time and memory for each case.
-      reference: the target that is the second voice, or None to do without.
+      reference: the target to judge beside the others, or None to do without.
       stop_at_first_failure: leave the rest unanswered once a target has failed a check.
       workers: where to take workers from; None for new ones.
       notify: called after every answered case.
@@ -173,7 +173,7 @@ def _serve(board: _Board, workers: Workers, limits: Limits, watched: frozenset[s
 
 
 def _with_verdicts(board: _Board, targets: Sequence[str], cases: Sequence[Case], reference: str | None) -> Run:
-    voices = {
+    of_reference = {
         (index, result.check): REFUSES if result.raised and result.outcome == FAIL else result.outcome
         for index, results in board.results.get(reference or "", {}).items()
         for result in results
@@ -181,8 +181,8 @@ def _with_verdicts(board: _Board, targets: Sequence[str], cases: Sequence[Case],
     for name in dict.fromkeys(targets):
         for index in range(len(cases)):
             for result in board.results[name].get(index, []):
-                voice = voices.get((index, result.check), "")
-                board.run.results.append(_verdict(result, voice) if name != reference else result)
+                beside = of_reference.get((index, result.check), "")
+                board.run.results.append(_verdict(result, beside) if name != reference else result)
         answers = [result for results in board.results[name].values() for result in results]
         if count := unmade(answers):
             board.run.incomplete.setdefault(name, f"none of its {count} checks could be made")
@@ -190,7 +190,7 @@ def _with_verdicts(board: _Board, targets: Sequence[str], cases: Sequence[Case],
     return board.run
 
 
-def _verdict(result: Result, voice: str) -> Result:
-    """The target's result with the reference's voice. That the reference refuses a case isn't a disagreement."""
-    wrong = result.outcome == PASS and voice in FAILURES
-    return replace(result, reference=voice, outcome=REFERENCE_WRONG if wrong else result.outcome)
+def _verdict(result: Result, reference: str) -> Result:
+    """The target's result with the reference's outcome. That the reference refuses a case isn't a disagreement."""
+    wrong = result.outcome == PASS and reference in FAILURES
+    return replace(result, reference=reference, outcome=REFERENCE_WRONG if wrong else result.outcome)

@@ -3,6 +3,9 @@
 Whatever a target does to its process (abort, hang, write to standard output) happens here and not in the run. Requests
 and answers:
 
+    {"hello": {"devices": ["CPU"], "versions": {...}}}   the target is there, and can be asked
+    {"cannot": "ImportError: ..."}                       or it cannot be had, and this process ends
+
     {"case": "in=... filter=...", "checks": ["value", ...], "separately": false}
     {"begin": ["value", ...]}      these checks are being computed: a crash from here on is theirs
     {"found": {"check": "value", "outcome": "PASS", "units": 0.1, "detail": "", "raised": false, "shown_by": [],
@@ -38,7 +41,7 @@ from depthwise.conformance.checks import (
     results_of,
 )
 from depthwise.conformance.data import Problem
-from depthwise.conformance.results import printable
+from depthwise.conformance.results import FAIL, PASS, UNSUPPORTED, printable
 from depthwise.conformance.targets import resolve
 from depthwise.conformance.targets.base import Target
 
@@ -94,7 +97,7 @@ def _answer(answers: TextIO, target: Target, problem: Problem, checks: tuple[str
                 return  # one of the results fails, by itself too
             detail = f"raised {_line(error)} when all results were asked for at once, and nothing for each by itself"
             finding = Finding(False, detail=detail, raised=True)
-            _found(answers, repeating(checks), "FAIL", finding, shown_by=results_of(checks))
+            _found(answers, repeating(checks), FAIL, finding, shown_by=results_of(checks))
         else:
             for check in checks:
                 _judge(answers, [evidence], check)
@@ -116,10 +119,10 @@ def _each_group(answers: TextIO, target: Target, problem: Problem, groups: Group
             evidence = _evidence(target, problem, results)
         except NotImplementedError as error:
             for check in members:
-                _found(answers, check, "UNSUPPORTED", Finding(False, detail=_line(error)))
+                _found(answers, check, UNSUPPORTED, Finding(False, detail=_line(error)))
         except Exception as error:
             for check in members:
-                _found(answers, check, "FAIL", Finding(False, detail=f"raised {_line(error)}", raised=True))
+                _found(answers, check, FAIL, Finding(False, detail=f"raised {_line(error)}", raised=True))
         else:
             obtained.append(evidence)
             of_every_result += [check for check in members if check in ON_EVERY_RESULT]
@@ -142,22 +145,22 @@ def _judge(answers: TextIO, evidences: Sequence[Evidence], check: str) -> None:
         findings = [CHECKS[check](evidence) for evidence in evidences]
     at = next((at for at, finding in enumerate(findings) if not finding.holds), 0)
     shown_by = evidences[at].asked if check in ON_EVERY_RESULT else ()
-    _found(answers, check, "PASS" if findings[at].holds else "FAIL", findings[at], shown_by=shown_by)
+    _found(answers, check, PASS if findings[at].holds else FAIL, findings[at], shown_by=shown_by)
 
 
 def _refusal(target: Target, problem: Problem) -> tuple[str, Finding]:
     try:
         result = target.call_malformed(problem)
     except NotImplementedError as error:
-        return "UNSUPPORTED", Finding(False, detail=_line(error))
+        return UNSUPPORTED, Finding(False, detail=_line(error))
     except Exception as error:
         if any(kind.__name__ in _REFUSALS for kind in type(error).__mro__):
-            return "PASS", Finding(True)
-        return "FAIL", Finding(
+            return PASS, Finding(True)
+        return FAIL, Finding(
             False, raised=True, detail=f"raised {_line(error)}, but should raise one of {', '.join(_REFUSALS)}"
         )
     shape = getattr(result, "shape", None)
-    return "FAIL", Finding(False, detail=f"returned a result of shape {shape}, but should refuse {problem.case.bad}")
+    return FAIL, Finding(False, detail=f"returned a result of shape {shape}, but should refuse {problem.case.bad}")
 
 
 def _found(answers: TextIO, check: str, outcome: str, finding: Finding, *, shown_by: tuple[str, ...] = ()) -> None:

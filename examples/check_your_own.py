@@ -27,13 +27,13 @@ def shifted_sums(input, filter, strides, padding, data_format=None, dilations=No
     (kh, kw, channels, multiplier), stride = filter.shape, strides[1:3]
     pads, size = [[0, 0], [0, 0], [0, 0], [0, 0]], []
     for axis, (n, k, s, r) in enumerate(zip(input.shape[1:3], (kh, kw), stride, rate, strict=True), start=1):
-        reach = (k - 1) * r + 1
+        span = (k - 1) * r + 1
         if padding == "SAME":
-            total = max((-(-n // s) - 1) * s + reach - n, 0)
+            total = max((-(-n // s) - 1) * s + span - n, 0)
             pads[axis] = [total // 2, total - total // 2]
         elif padding != "VALID":
             pads[axis] = list(padding[axis])
-        size.append(max((n + sum(pads[axis]) - reach) // s + 1, 0))
+        size.append(max((n + sum(pads[axis]) - span) // s + 1, 0))
     if 0 in size:
         raise NotImplementedError("an output with pixels alone")
     wide = tf.float32 if input.dtype.size < 4 and input.dtype.is_floating else input.dtype  # for the sums

@@ -46,7 +46,10 @@ def main():
     converted.compile(jit_compile=False)  # XLA rounds otherwise, and takes long over Keras's layers
     same = np.array_equal(back.predict(x_test, verbose=0), converted.predict(x_test, verbose=0))
     print(f"converted back to Keras's layers: predictions {'identical' if same else 'differ'}")
-    sys.exit(0 if accuracy > 0.8 and same else "the fine-tuned network should do better")
+    if not same:
+        sys.exit("Keras's layers should predict the same")
+    if accuracy <= 0.8:
+        sys.exit("the fine-tuned network should do better")
 
 
 if __name__ == "__main__":

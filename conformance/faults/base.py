@@ -35,7 +35,7 @@ class Call:
         return (shape[1], shape[2]) if self.data_format == "NHWC" else (shape[2], shape[3])
 
     @property
-    def reach(self) -> tuple[int, int]:
+    def span(self) -> tuple[int, int]:
         """Height and width that the dilated filter covers."""
         pairs = zip(self.filter.shape[:2], self.dilations, strict=True)
         height, width = ((taps - 1) * rate + 1 for taps, rate in pairs)
@@ -109,8 +109,8 @@ def same_pads(call: Call) -> tuple[tuple[int, int], tuple[int, int]] | None:
     if None in call.image:
         return None
     pads = []
-    for size, reach, stride in zip(call.image, call.reach, call.strides, strict=True):
+    for size, span, stride in zip(call.image, call.span, call.strides, strict=True):
         assert size is not None
-        total = max((-(-size // stride) - 1) * stride + reach - size, 0)
+        total = max((-(-size // stride) - 1) * stride + span - size, 0)
         pads.append((total // 2, total - total // 2))
     return pads[0], pads[1]

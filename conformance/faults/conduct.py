@@ -114,15 +114,11 @@ def _junk_format(call: dict[str, Any]) -> None:
         call["data_format"] = "NHWC"
 
 
-def _wrong_error(**arguments: Any) -> Tensor:
+def _asserting(*arguments: Any, **named: Any) -> Tensor:
     try:
-        return depthwise_conv2d(**arguments)
+        return depthwise_conv2d(*arguments, **named)
     except (ValueError, TypeError) as error:
         raise AssertionError("assertion failed") from error
-
-
-def _asserting(input: Tensor, filter: Tensor, strides: Any, padding: Any, **rest: Any) -> Tensor:
-    return _wrong_error(input=input, filter=filter, strides=strides, padding=padding, **rest)
 
 
 FAULTS = {

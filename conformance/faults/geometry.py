@@ -21,7 +21,7 @@ def _same_pads_ignore_stride(call: Call) -> Tensor:
 
 
 def _valid_is_same_for_large_filters(call: Call) -> Tensor:
-    larger = any(size is not None and size < reach for size, reach in zip(call.image, call.reach, strict=True))
+    larger = any(size is not None and size < span for size, span in zip(call.image, call.span, strict=True))
     return call.but(padding="SAME").right() if call.padding == "VALID" and larger else call.right()
 
 
@@ -132,7 +132,7 @@ FAULTS = {
     "filter-rows-flipped": op(_filter("rows flipped")),
     "filter-even-columns-flipped": op(_filter("even columns flipped")),
     "filter-transposed": op(_filter("transposed")),
-    "multiples-reversed": op(_filter("multiples")),
+    "multiplier-reversed": op(_filter("multiplier")),
     "output-channels-by-multiple": op(_output_channels_by_multiple),
     "last-channel-lost-past-a-vector": op(_last_channel_lost_past_a_vector),
     "nchw-image-transposed": op(_transposed_image),

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from depthwise.conformance.mutation import Fate
 from depthwise.conformance.report.matrix import Cell, matrix
-from depthwise.conformance.results import FAILURES, OUTCOMES, PASS, REFERENCE_WRONG, Result, Run
+from depthwise.conformance.results import FAILURES, NOT_RUN, OUTCOMES, PASS, REFERENCE_WRONG, Result, Run
 from depthwise.conformance.run import Progress
 from rich.console import Console
 from rich.markup import escape
@@ -47,7 +47,7 @@ def show(console: Console, run: Run) -> None:
     _summary(console, by_target)
     for target, reason in run.incomplete.items():
         console.print(f"[yellow]{escape(target)}:[/] {escape(reason)}")
-    absent = {result.case.device for result in run.results if result.outcome == "NOT RUN"}
+    absent = {result.case.device for result in run.results if result.outcome == NOT_RUN}
     if absent:
         console.print(f"[dim]NOT RUN: no {', '.join(sorted(absent))} on this machine[/]")
 

@@ -52,7 +52,7 @@ def call_layer(
     """
     kh, kw, channels, multiplier = filter.shape
     if not channels or not multiplier:
-        raise NotImplementedError("a layer has at least one channel and one multiple")
+        raise NotImplementedError("a layer has at least one channel, and a multiplier of at least 1")
     if not filter.dtype.is_floating:
         raise NotImplementedError("a layer has floating weights")
     arguments = _keras_arguments(strides, padding, data_format, dilations, explicit)

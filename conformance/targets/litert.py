@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Collection
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ class LiteRTTarget:
         return ["CPU"]
 
     def versions(self) -> dict[str, str]:
-        return {"tensorflow": str(tf.__version__), "litert": Interpreter.__module__}
+        return {"tensorflow": str(tf.__version__), "litert": version("ai-edge-litert")}
 
     def prepare(self, problem: Problem, wanted: Collection[str]) -> Callable[[], Outputs]:
         case = problem.case

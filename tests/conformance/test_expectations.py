@@ -84,6 +84,12 @@ class ApplyTest(unittest.TestCase):
         _, stale = expectations.apply(found(failure(outcome="PASS")), [entry])
         self.assertEqual(len(stale), 1)
 
+    def test_a_listed_case_that_fails_otherwise_is_stale(self):
+        entry = expectations.Known("tf", "r", cases=(str(STRIDED),), outcomes=("FAIL",))
+        marked, stale = expectations.apply(found(failure(outcome="CRASH")), [entry])
+        self.assertEqual(([result.outcome for result in marked.results], len(stale)), (["CRASH"], 1))
+        self.assertEqual(expectations.apply(found(failure(outcome="NOT RUN")), [entry])[1], [])
+
     def test_a_condition_is_stale_when_enough_passes_and_nothing_fails(self):
         passes = [failure(outcome="PASS")] * 20
         self.assertEqual(len(expectations.apply(found(*passes), [self.known()])[1]), 1)
@@ -113,6 +119,18 @@ class FileTest(unittest.TestCase):
         self.assertEqual(again[1].checks, ("value", "shape"))
         marked, stale = expectations.apply(found(failure(), failure(check="shape")), again)
         self.assertEqual(({r.outcome for r in marked.results}, stale), ({"EXPECTED"}, []))
+
+    def test_what_still_fails_of_a_stale_entry_is_kept_with_its_reason(self):
+        run = found(failure(), failure(check="shape", outcome="PASS"))
+        entry = expectations.Known("tf", "for that", cases=(str(STRIDED),))
+        self.path.write_text(f'[[known]]\ntarget = "tf"\ncases = ["{STRIDED}"]\nreason = "for that"\n')
+        marked, stale = expectations.apply(run, [entry])
+        self.assertEqual(len(stale), 1)
+        self.assertEqual(expectations.update(self.path, marked, [entry]), 1)
+        (left,) = again = expectations.read(self.path)
+        self.assertIn("for that", left.reason)
+        marked, stale = expectations.apply(run, again)
+        self.assertEqual(([result.outcome for result in marked.results], stale), (["EXPECTED", "PASS"], []))
 
     def test_statistics_are_added_and_taken_out_like_cases(self):
         kind = parse("in=0x0x0x0 filter=1x1x1 dtype=float16 mode=graph")

@@ -28,15 +28,15 @@ def loops(x, w, dy, geometry):
     (_, strides, dilations, padding) = geometry
     batch, *image, channels = x.shape
     kh, kw, _, multiplier = w.shape
-    reach = [(k - 1) * r + 1 for k, r in zip((kh, kw), dilations, strict=True)]
+    span = [(k - 1) * r + 1 for k, r in zip((kh, kw), dilations, strict=True)]
     if padding == "SAME":
         out = [int(np.ceil(n / s)) for n, s in zip(image, strides, strict=True)]
-        total = [max((o - 1) * s + e - n, 0) for o, s, e, n in zip(out, strides, reach, image, strict=True)]
+        total = [max((o - 1) * s + e - n, 0) for o, s, e, n in zip(out, strides, span, image, strict=True)]
         before = [t // 2 for t in total]
     else:
         pads = ((0, 0), (0, 0)) if padding == "VALID" else padding
         padded = [n + sum(p) for n, p in zip(image, pads, strict=True)]
-        out = [max(int(np.ceil((n - e + 1) / s)), 0) for n, e, s in zip(padded, reach, strides, strict=True)]
+        out = [max(int(np.ceil((n - e + 1) / s)), 0) for n, e, s in zip(padded, span, strides, strict=True)]
         before = [p[0] for p in pads]
     y = np.zeros((batch, *out, channels * multiplier))
     dx, dw = np.zeros(x.shape), np.zeros(w.shape)
