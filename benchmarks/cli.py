@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         found = check(console, _request(options))
     else:
-        found = _measure(console, _request(options), versions)
+        found = _measure(console, _request(options), versions, options.implementation or ())
         if options.models:
             from benchmarks.models import measure_models
 
@@ -59,7 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--quick", action="store_true", help="seven cases, forward and step, in under three minutes")
     parser.add_argument("--suite", action="append", choices=[*SUITES, "all"], help="cases to measure; may be repeated")
-    parser.add_argument("--case", action="append", default=[], help="one case, such as '8x56x56x128 k3 s2 VALID NCHW'")
+    parser.add_argument(
+        "--case", action="append", type=_case, default=[], help="one case, such as '8x56x56x128 k3 s2 VALID NCHW'"
+    )
     parser.add_argument("--batch", type=int, default=8, help="batch size of the suites (8)")
     parser.add_argument("--mode", action="append", choices=MODES, help="may be repeated; all but fit if not given")
     parser.add_argument("--quantity", action="append", choices=QUANTITIES, help="may be repeated; all if not given")
@@ -78,8 +81,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _case(text: str) -> str:
+    try:
+        return str(parse(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _request(options: argparse.Namespace) -> Request:
-    cases = [str(parse(text)) for text in options.case]
+    cases = list(options.case)
     suites = options.suite or ([] if options.case or options.models else ["seven"])
     for name in SUITES if "all" in suites else suites:
         cases += [str(row.case) for row in suite(name, options.batch)]
@@ -113,8 +123,9 @@ _PEER_IMPLEMENTATIONS = (
 )
 
 
-def _measure(console: Console, request: Request, versions: dict[str, str]) -> list[Measurement]:
+def _measure(console: Console, request: Request, versions: dict[str, str], named: Sequence[str]) -> list[Measurement]:
     found: list[Measurement] = []
+    known: list[str] = []
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -127,11 +138,14 @@ def _measure(console: Console, request: Request, versions: dict[str, str]) -> li
         for reply in run(request) if request.cases else ():
             if reply.version is not None:
                 versions[reply.framework] = reply.version
+                known += reply.implementations
             if reply.measurements:
                 found += reply.measurements
                 bar.advance(tasks[reply.framework])
             if reply.failure is not None:
                 console.print(f"[yellow]{reply.framework} is left out:[/] {escape(reply.failure)}")
+    if known and (absent := sorted(set(named) - set(known))):
+        sys.exit(f"argument --implementation must be one of {', '.join(known)}, got {', '.join(absent)}")
     return found
 
 

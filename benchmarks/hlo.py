@@ -16,13 +16,12 @@ FREE = ("parameter", "constant", "bitcast", "tuple", "get-tuple-element")
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line of HLO: its name, opcode, result bytes, the names of its operands and of the computation it calls."""
+    """One line of HLO: its name, opcode, result bytes, and the names of its operands."""
 
     name: str
     opcode: str
     bytes: int
     operands: tuple[str, ...]
-    calls: str
 
 
 @dataclass(frozen=True)
@@ -54,13 +53,8 @@ def read(text: str) -> Program:
             computations[current] = []
             entry = current if line.startswith("ENTRY") else entry
         elif current and (match := _INSTRUCTION.match(line)):
-            operands, _, attributes = match["rest"].partition(")")
-            called = re.search(r"(?:calls|to_apply)=%?([\w.\-]+)", attributes)
-            names = tuple(re.findall(r"%([\w.\-]+)", operands))
-            calls = called[1] if called else ""
-            computations[current].append(
-                Instruction(match["name"], match["opcode"], _size(match["shape"]), names, calls)
-            )
+            operands = tuple(re.findall(r"%([\w.\-]+)", match["rest"].partition(")")[0]))
+            computations[current].append(Instruction(match["name"], match["opcode"], _size(match["shape"]), operands))
     return Program(computations, entry)
 
 

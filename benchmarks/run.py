@@ -48,11 +48,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a worker said, or why it says nothing more."""
+    """What a worker said (first of all, its version and the implementations it has), or why it says nothing more."""
 
     framework: str
     measurements: tuple[Measurement, ...] = ()
     version: str | None = None
+    implementations: tuple[str, ...] = ()
     failure: str | None = None
 
 
@@ -95,7 +96,7 @@ def _worker(request: Request, framework: str) -> Iterator[Reply]:
             for line in process.stdout:
                 reply = json.loads(line)
                 if isinstance(reply, dict):
-                    yield Reply(framework, version=reply["version"])
+                    yield Reply(framework, version=reply["version"], implementations=tuple(reply["implementations"]))
                 else:
                     yield Reply(framework, tuple(Measurement(**fields) for fields in reply))
         except BaseException:

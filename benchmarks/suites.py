@@ -79,7 +79,7 @@ _SEVEN = (
     "8x56x56x96 k7",
     "2x32x32x64 k31",
 )
-"""Three decades of shapes in a minute: the quick form."""
+"""Three decades of shapes: the quick form."""
 
 _NEAR = tuple(parse(text) for text in ("8x56x56x128 k3", "8x28x28x192 k5", "8x28x28x192 k7"))
 _STRIDED = parse("8x56x56x128 k3 s2")

@@ -1,6 +1,6 @@
 """One framework in a process of its own: reads what to measure from stdin, writes measurements to stdout as JSON.
 
-The first line out is `{"implementations": {name: modes}, "version": ...}`; then one line per case and quantity, with a
+The first line out is `{"version": "...", "implementations": [...]}`; then one line per case and quantity, with a
 list of measurements. What runs in one framework is timed by turns; frameworks are not, as their thread pools would
 stand in each other's way.
 """
@@ -73,7 +73,7 @@ def main() -> None:
     framework = importlib.import_module(f"benchmarks.frameworks.{request['framework']}")
     implementations = framework.IMPLEMENTATIONS
     library = importlib.import_module(request["framework"])
-    print(json.dumps({"version": library.__version__}), file=replies, flush=True)
+    print(json.dumps({"version": library.__version__, "implementations": [*implementations]}), file=replies, flush=True)
     wanted = request["implementations"] or list(implementations)
     # A whole step first, and this op before what shares its functions: its first call is to find nothing traced.
     quantities = sorted(request["quantities"], key=lambda quantity: quantity != "step")

@@ -81,6 +81,17 @@ class RunTest(unittest.TestCase):
         self.assertIsNone(stock.wall_ms)
         self.assertGreater(ours.wall_ms, 0)
 
+    @parameterized.expand(
+        [
+            (["--case", TINY, "--implementation", "depthwise:nativ"], "must be one of .*depthwise:native, .*nativ$"),
+            (["--case", "1x6x6x4 x3"], "--case: .*cannot read 'x3'"),
+        ]
+    )
+    def test_a_mistyped_name_is_refused(self, arguments, said):
+        done = command("benchmarks", "--no-peers", "--seconds", "0.01", *arguments)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertRegex(done.stderr.strip(), said)
+
     def test_a_framework_that_is_not_there_is_left_out(self):
         with tempfile.TemporaryDirectory() as folder:
             absent = Path(folder, "python")
@@ -95,7 +106,7 @@ class EvidenceTest(unittest.TestCase):
     def test_reading_hlo(self):
         program = read(HLO)
         ((fusion, moved),) = program.passes()
-        self.assertEqual((fusion.opcode, fusion.calls, moved), ("fusion", "fused", 2 * 2 * 3 * 4))
+        self.assertEqual((fusion.opcode, moved), ("fusion", 2 * 2 * 3 * 4))
         self.assertEqual(program.opcodes(), {"parameter", "multiply", "bitcast", "fusion"})
 
     def test_vectors_are_told_from_scalars(self):
