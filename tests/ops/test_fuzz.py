@@ -146,7 +146,7 @@ class FuzzTest(unittest.TestCase):
             else:
                 y = op(call["input"], call["filter"])
         except REFUSALS as error:
-            self.assertRegex(str(error), r"^depthwise_conv2d (argument `\w+` must|lowering '\w+' cannot)")
+            self.assertRegex(str(error), r"^depthwise_conv2d argument `\w+` must")
             return
         except (tf.errors.InvalidArgumentError, tf.errors.ResourceExhaustedError):
             self.assertTrue(unknown)
@@ -154,7 +154,7 @@ class FuzzTest(unittest.TestCase):
         x, w = (np.asarray(call[k]) for k in ("input", "filter"))
         order = slice(2, 4) if call["data_format"] == "NCHW" else slice(1, 3)
         rates = call["dilations"] or [1, 1]
-        rates = [rates] * 2 if isinstance(rates, int) else rates * 2 if len(rates) == 1 else rates
+        rates = [rates] * 2 if isinstance(rates, int) else rates
         padding = call["padding"] if isinstance(call["padding"], str) else call["padding"][order]
         expected = oracle.value(
             x,
