@@ -2,7 +2,7 @@
 
 from depthwise.ops.choose import check_lowering
 from depthwise.ops.depthwise import LOWERINGS, depthwise_conv2d, explain
-from depthwise.ops.gradients import may_be_differentiated
+from depthwise.ops.differentiable import may_be_differentiated
 from depthwise.ops.mode import without_islands
 
 __all__ = ["LOWERINGS", "check_lowering", "depthwise_conv2d", "explain", "may_be_differentiated", "without_islands"]

@@ -21,30 +21,13 @@ is asked.
 
 from __future__ import annotations
 
-import itertools
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from hashlib import sha256
-from typing import TypeAlias
 
 import tensorflow as tf
+from depthwise.ops.differentiable import Gradients, Value, differentiable
 from depthwise.ops.lowerings.base import Plan, Sizes
 from depthwise.ops.spec import COMPLEX, ConvSpec, Dim, nhwc
-
-try:  # Private: TensorFlow offers no public way. tests/ops/test_gradients.py notices if a release changes it.
-    from tensorflow.python.eager import record
-except ImportError:  # pragma: no cover
-    record = None
-
-_NUMBERS = itertools.count()
-
-
-Value: TypeAlias = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-"""A contraction of two tensors."""
-Gradients: TypeAlias = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
-"""The two tensors and the gradient of their contraction, to the gradients of the two."""
 
 
 @dataclass(frozen=True)
@@ -71,19 +54,17 @@ class Trilinear:
             lambda x, dy: self._value(compute, x, dy, sizes), self._filter_grad_gradients, x, dy
         )
 
-    # The upstream gradient is converted: behind `tf.gather` it arrives as slices.
-
     def _output_gradients(self, x: tf.Tensor, w: tf.Tensor, g: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        x_, w_, g = self._conj(x), self._conj(w), tf.convert_to_tensor(g)
+        x_, w_, g = self._conj(x), self._conj(w), _upstream(g, self.spec.output_shape)
         dx = self.input_grad(w_, g, _sizes(self.spec.input_shape, x))
         return dx, self.filter_grad(x_, g, _sizes(self.spec.filter_shape, w))
 
     def _input_grad_gradients(self, w: tf.Tensor, dy: tf.Tensor, g: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        w_, dy_, g = self._conj(w), self._conj(dy), tf.convert_to_tensor(g)
+        w_, dy_, g = self._conj(w), self._conj(dy), _upstream(g, self.spec.input_shape)
         return self.filter_grad(g, dy_, _sizes(self.spec.filter_shape, w)), self.output(g, w_)
 
     def _filter_grad_gradients(self, x: tf.Tensor, dy: tf.Tensor, g: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        x_, dy_, g = self._conj(x), self._conj(dy), tf.convert_to_tensor(g)
+        x_, dy_, g = self._conj(x), self._conj(dy), _upstream(g, self.spec.filter_shape)
         return self.input_grad(g, dy_, _sizes(self.spec.input_shape, x)), self.output(x_, g)
 
     def _output_sizes(self, x: tf.Tensor, w: tf.Tensor) -> Sizes:
@@ -96,66 +77,39 @@ class Trilinear:
     def _value(self, compute: Callable[..., tf.Tensor], a: tf.Tensor, b: tf.Tensor, *sizes: Sizes) -> tf.Tensor:
         """A contraction of two operands: zeros where there is nothing to sum, else sums in the accumulation dtype, each
         rounded once."""
-        if self.spec.is_empty:
+        if self._is_empty(a, b):
             return tf.zeros(sizes[0] if sizes else self._output_sizes(a, b), a.dtype)
         wide = self.spec.accumulated
         if wide is self.spec:
             return compute(wide, a, b, *sizes)
         return tf.cast(compute(wide, tf.cast(a, wide.dtype), tf.cast(b, wide.dtype), *sizes), self.spec.dtype)
 
+    def _is_empty(self, *operands: tf.Tensor) -> bool:
+        """Whether there is known to be nothing to sum, by the spec or (of an output gradient, say) by an operand."""
+        if not self.spec.may_be_empty:  # nor asked, in eager code
+            return False
+        return self.spec.is_empty or any(0 in (operand.shape.dims or ()) for operand in operands)
+
     def _conj(self, tensor: tf.Tensor) -> tf.Tensor:
         return tf.math.conj(tensor) if self.spec.dtype in COMPLEX else tensor
 
     def _differentiable(self, value: Value, gradients: Gradients, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-        """The value at a and b, of which tapes, accumulators and graphs know the gradients.
+        return differentiable(value, gradients, f"{self.spec} {gradients.__name__}", a, b)
 
-        Under `tf.custom_gradient`, forward mode in a graph would differentiate the ops inside `value`, and not use
-        `gradients`. So nothing is recorded while `value` runs, and then the whole as one operation. Where nothing in
-        eager code could ask, that book-keeping is saved.
-        """
-        if record is None:
-            return tf.custom_gradient(lambda a, b: (value(a, b), partial(gradients, a, b)))(a, b)
-        if tf.executing_eagerly() and not may_be_differentiated():
-            return value(a, b)
-        with record.stop_recording():
-            result = value(a, b)
-            if not tf.executing_eagerly():
-                result = self._with_gradients(result, gradients, a, b)
-        record.record_operation("depthwise_conv2d", [result], [a, b], partial(gradients, a, b))
-        return result
 
-    def _with_gradients(self, result: tf.Tensor, gradients: Gradients, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-        """The same tensor in a graph, for whoever differentiates the finished graph (`tf.gradients`, a tape around a
-        `tf.function`).
-
-        `tf.custom_gradient` keeps the operands that it was called with. Here they are inputs of the IdentityN, and are
-        read from whichever op is differentiated, for that may be a copy: in another function (an accumulator around a
-        `tf.function`, where `tf.custom_gradient` fails in second order), or in another process, which imported the
-        graph. There gradients are looked up by name, and another may have the same number: hence the hash.
-        """
-        which = f"{self.spec} {getattr(gradients, '__name__', '')}"
-        name = f"DepthwiseConv2dGradient{next(_NUMBERS)}_{sha256(which.encode()).hexdigest()[:16]}"
-
-        def gradient(op: tf.Operation | None, g: tf.Tensor, *_: tf.Tensor) -> tuple[None, tf.Tensor, tf.Tensor]:
-            # Without an op where a SavedModel is written, to which the function's own tensors are known.
-            op = own() if op is None else op
-            assert op is not None  # nothing is saved of a graph that is gone
-            x, y = op.inputs[1:]
-            return None, *gradients(x, y, g)
-
-        tf.RegisterGradient(name)(gradient)
-        with tf.compat.v1.get_default_graph().gradient_override_map({"IdentityN": name}):
-            identity = tf.raw_ops.IdentityN(input=[result, a, b])[0]
-        # What is registered stays for good, and would keep a tensor's graph with it.
-        own = weakref.ref(identity.op)
-        return identity
+def _upstream(g: tf.Tensor, shape: tuple[Dim, ...]) -> tf.Tensor:
+    """An upstream gradient as a tensor (behind `tf.gather` it arrives as slices), told what is known of its shape: it
+    may come from where nothing is."""
+    g = tf.convert_to_tensor(g)
+    if tf.executing_eagerly() or g.shape.is_fully_defined():
+        return g
+    known = g.shape.merge_with(shape)
+    if g.shape.rank is None or known.as_list() != g.shape.as_list():
+        g = tf.identity(g)
+        g.set_shape(known)
+    return g
 
 
 def _sizes(shape: tuple[Dim, ...], tensor: tf.Tensor) -> Sizes:
     """The sizes of a tensor of this shape: numbers where all are known, which saves eager code an op."""
     return tf.shape(tensor) if None in shape else shape
-
-
-def may_be_differentiated() -> bool:
-    """Whether a tape or an accumulator is at work here, who may ask for derivatives of what is computed."""
-    return record is None or bool(record.could_possibly_record())

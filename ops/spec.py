@@ -64,8 +64,8 @@ class ConvSpec:
 
     @cached_property
     def is_sized(self) -> bool:
-        """Whether the filter's height and width are known."""
-        return None not in (self.rows.taps, self.cols.taps)
+        """Whether the filter's height and width are known (and not tensors, as within a lowering they may be)."""
+        return isinstance(self.rows.taps, int) and isinstance(self.cols.taps, int)
 
     @cached_property
     def far_apart(self) -> bool:

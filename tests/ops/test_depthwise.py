@@ -56,7 +56,9 @@ class ValueTest(unittest.TestCase):
     @parameterized.expand(
         [
             *itertools.product(GEOMETRIES[1:5:2], ("taps",), ("unknown_xla", "unknown_filter", "unknown_filter_xla")),
-            *itertools.product(GEOMETRIES[1:5:2], ("native",), ("unknown_filter",)),
+            *itertools.product(
+                (*GEOMETRIES[1:5:2], "in=2x8x9x4 filter=3x3x1 dilations=2x2"), ("native",), ("unknown_filter",)
+            ),
             *itertools.product((*GEOMETRIES, *PADDED), ELEMENTARY, ("unknown_height",)),
         ],
         name_func=by_all,
@@ -138,6 +140,23 @@ class ValueTest(unittest.TestCase):
             gradients(tf.ones([1, 16, 5, 2]), tf.ones([1, 7, 0, 2])), ([1, 16, 5, 2], [4, 9, 2, 1]), strict=True
         ):
             np.testing.assert_array_equal(gradient, np.zeros(shape))
+
+    @parameterized.expand([("native",), ("taps",), ("island",), ("portable",), ("auto",)])
+    def test_second_order_where_an_output_gradient_alone_is_known_to_be_empty(self, lowering):
+        signature = [[None] * 4, [5, 1, 4, 1], [None, 0, None, None], [None, 3, 9, 4]]
+
+        @tf.function(input_signature=[tf.TensorSpec(shape) for shape in signature])
+        def second(x, w, dy, u):
+            with tf.GradientTape() as outer:
+                outer.watch(w)
+                with tf.GradientTape() as inner:
+                    inner.watch(x)
+                    y = depthwise_conv2d(x, w, [1, 5, 5, 1], "VALID", lowering=lowering)
+                dx = inner.gradient(y, x, dy)
+            return outer.gradient(dx, w, u)
+
+        x, w = tf.ones([3, 3, 9, 4]), tf.ones([5, 1, 4, 1])
+        np.testing.assert_array_equal(second(x, w, tf.ones([3, 0, 2, 4]), x), np.zeros([5, 1, 4, 1]))
 
     @parameterized.expand(FLOATS_IN_MODES, name_func=by_all)
     def test_floating_dtypes(self, dtype, lowering, mode):

@@ -10,8 +10,7 @@ import numpy as np
 import tensorflow as tf
 from depthwise.conformance.case import parse
 from depthwise.conformance.data import SECOND_ORDER, Problem
-from depthwise.ops import LOWERINGS, depthwise_conv2d
-from depthwise.ops import gradients as gradients_module
+from depthwise.ops import LOWERINGS, depthwise_conv2d, differentiable
 from names import by_all
 from parameterized import parameterized
 from results import ELEMENTARY, compare, in_mode
@@ -178,6 +177,18 @@ class VectorizedTest(unittest.TestCase):
             gradient = tf.tensordot(tf.constant(problem.dy), rows, 4)
             compare(self, gradient, problem.expected(name), problem.case.dtype, f"{name} [{lowering}, {notation}]")
 
+    def test_jacobians_of_what_turns_out_to_be_empty(self):
+        @tf.function(autograph=False, input_signature=[tf.TensorSpec([3, None, 7, 2]), tf.TensorSpec([3, 3, 2, 1])])
+        def jacobians(x, w):
+            with tf.GradientTape(persistent=True) as tape:
+                tape.watch([x, w])
+                y = depthwise_conv2d(x, w, [1] * 4, "VALID")
+            return tape.jacobian(y, x), tape.jacobian(y, w)
+
+        by_input, by_filter = jacobians(tf.ones([3, 1, 7, 2]), tf.ones([3, 3, 2, 1]))
+        self.assertEqual(by_input.shape, [3, 0, 5, 2, 3, 1, 7, 2])
+        self.assertEqual(by_filter.shape, [3, 0, 5, 2, 3, 3, 2, 1])
+
     @parameterized.expand([(name,) for name in ELEMENTARY])
     def test_hessian(self, lowering):
         problem = Problem(parse(UNEQUAL))
@@ -222,12 +233,34 @@ class UpstreamTest(unittest.TestCase):
         for one, other in zip(gathered, sliced, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
+    @parameterized.expand(itertools.product(LOWERINGS, ("VALID", "SAME")))
+    def test_of_unknown_rank(self, lowering, padding):
+        """Whether there is an output (not with this filter, VALID) or none."""
+        signature = [[None, 8, 8, 4], [3, 3, 4, 1], None, None]
+
+        def second(x, w, dy, u):
+            with tf.GradientTape() as outer:
+                outer.watch(w)
+                with tf.GradientTape() as inner:
+                    inner.watch(x)
+                    y = depthwise_conv2d(x, w, [1] * 4, padding, dilations=[9, 1], lowering=lowering)
+                dx = inner.gradient(y, x, dy)
+            return outer.gradient(dx, w, u)
+
+        x, w, u = (
+            tf.random.stateless_normal(shape, [0, seed])
+            for seed, shape in enumerate(([2, 8, 8, 4], signature[1], [2, 8, 8, 4]))
+        )
+        dy = tf.zeros([2, 0, 6, 4]) if padding == "VALID" else u
+        run = tf.function(second, autograph=False, input_signature=[tf.TensorSpec(shape) for shape in signature])
+        np.testing.assert_allclose(run(x, w, dy, u), second(x, w, dy, u), rtol=1e-5, atol=1e-4)
+
     def test_a_graph_from_elsewhere_is_not_given_the_gradient_of_another_convolution(self):
         """Of the same number there: it has none, then."""
         x, w = tf.ones([1, 6, 6, 2]), tf.ones([3, 3, 2, 1])
 
         def graph_of(dilations):
-            with mock.patch.object(gradients_module, "_NUMBERS", itertools.count(10**6)), tf.Graph().as_default() as g:
+            with mock.patch.object(differentiable, "_NUMBERS", itertools.count(10**6)), tf.Graph().as_default() as g:
                 depthwise_conv2d(x.numpy(), w.numpy(), [1] * 4, "SAME", dilations=dilations, name="y")
             return g
 
@@ -287,7 +320,7 @@ class ConnectionTest(unittest.TestCase):
 
     def test_tensorflow_still_records_what_it_is_told(self):
         # Where it does not, `tf.custom_gradient` takes over: right, but for forward mode in graphs.
-        record = gradients_module.record
+        record = differentiable.record
         self.assertEqual(record.__name__, "tensorflow.python.eager.record")
         # And tells whether anything records: else every call would be, and a small eager one take twice the time.
         self.assertFalse(record.could_possibly_record())

@@ -17,6 +17,14 @@ from depthwise.ops import LOWERINGS, depthwise_conv2d
 from parameterized import parameterized
 from results import ELEMENTARY, FIRST, compare, results
 
+DIFFERENTIATED = (
+    "dilations=2x2",
+    "dilations=2x1 padding=VALID",
+    "strides=1x2",
+    "strides=2x1 dilations=1x2",
+    "format=NCHW",
+)
+
 
 class PlaceTest(unittest.TestCase):
     def setUp(self):
@@ -62,6 +70,15 @@ class PlaceTest(unittest.TestCase):
             alone = self.gradient(x[i], self.w, dy[i], lowering)[1]
             np.testing.assert_allclose(dw[i], alone, rtol=1e-4, atol=1e-5)
 
+    @parameterized.expand(LOWERINGS)
+    def test_gradients_of_vectorized_map_over_one_row(self, lowering):
+        """Which is not vectorized."""
+        x, dy = self.x[tf.newaxis], self.dy[tf.newaxis]
+        with tf.GradientTape() as tape:
+            tape.watch(self.w)
+            y = tf.vectorized_map(lambda x: self.op(x, self.w, lowering), x)
+        self.expected(tape.gradient(y, self.w, dy), "filter_grad")
+
     def test_vectorized_map_has_a_vector_form_of_every_op(self):
         """Of a stencil on an image padded in memory, too; else it falls back to a loop that XLA cannot compile."""
         x, w = self.x[:, tf.newaxis], tf.random.stateless_normal([5, 5, 2, 1], [0, 1])
@@ -71,6 +88,59 @@ class PlaceTest(unittest.TestCase):
 
         mapped = tf.function(lambda: tf.vectorized_map(op, x, fallback_to_while_loop=False), jit_compile=True)()
         tf.debugging.assert_near(mapped[:, 0], op(self.x))
+
+    @parameterized.expand(
+        [
+            *itertools.product(("native",), DIFFERENTIATED, ("graph",)),
+            *itertools.product(("native",), DIFFERENTIATED[:1], ("eager", "nested")),
+            *itertools.product(("taps", "island", "portable"), DIFFERENTIATED[-1:], ("graph",)),
+            ("taps", DIFFERENTIATED[0], "xla"),
+        ]
+    )
+    def test_gradients_of_vectorized_map(self, lowering, words, mode):
+        """A tape around the map differentiates what the map has made of the op."""
+        case = parse(f"in=1x5x6x2 filter=3x2x2 {words}")
+        x, w, *cotangents = (
+            tf.random.stateless_normal([3, *shape], [seed, 0])
+            for seed, shape in enumerate((case.input_shape, case.filter_shape, *[case.output_shape] * 3))
+        )
+
+        def op(x, w):
+            return depthwise_conv2d(x, w, **case.arguments(), lowering=lowering)
+
+        one = tf.function(op, autograph=False) if mode == "nested" else op
+        over = (
+            lambda x, w: tf.vectorized_map(lambda x: one(x, w[0]), x),
+            lambda x, w: tf.vectorized_map(lambda w: one(x[0], w), w),
+            lambda x, w: tf.vectorized_map(lambda both: one(*both), (x, w)),
+        )
+        alone = (
+            lambda x, w: tf.stack([op(x[i], w[0]) for i in range(3)]),
+            lambda x, w: tf.stack([op(x[0], w[i]) for i in range(3)]),
+            lambda x, w: tf.stack([op(x[i], w[i]) for i in range(3)]),
+        )
+
+        def derivatives(how):
+            def run(x, w):
+                with tf.GradientTape() as outer:
+                    outer.watch([x, w])
+                    with tf.GradientTape(persistent=True) as inner:
+                        inner.watch([x, w])
+                        values = [f(x, w) for f in how]
+                    gradients = [
+                        inner.gradient(y, [x, w], dy, tf.UnconnectedGradients.ZERO)
+                        for y, dy in zip(values, cotangents, strict=True)
+                    ]
+                    loss = sum(tf.reduce_sum(dx * dx * x) + tf.reduce_sum(dw * dw * w) for dx, dw in gradients)
+                return [*itertools.chain(*gradients), *outer.gradient(loss, [x, w])]
+
+            return run
+
+        run = derivatives(over)
+        if mode != "eager":
+            run = tf.function(run, autograph=False, jit_compile=mode == "xla")
+        for found, should in zip(run(x, w), derivatives(alone)(x, w), strict=True):
+            np.testing.assert_allclose(found, should, rtol=1e-4, atol=1e-4 * np.abs(should).max())
 
     @parameterized.expand([*itertools.product(ELEMENTARY, (False, True)), ("portable", True)])
     def test_while_loop_and_cond(self, lowering, compiled):

@@ -319,13 +319,9 @@ def _unless_empty(spec: ConvSpec, compute: Callable[[], tf.Tensor], sizes: Sizes
     if not spec.may_be_empty:
         return compute()
 
-    def zeros() -> tf.Tensor:
-        return tf.zeros(sizes, spec.dtype)
-
-    if any(0 in (operand.shape.dims or ()) for operand in operands):
-        return zeros()  # untraced, for a kernel on what is known to be empty is refused
-    elements = [tf.size(operand) for operand in operands]
-    return tf.cond(tf.reduce_min(tf.stack(elements)) > 0, compute, zeros)
+    # (Not of `tf.size`, by whose vector of no rows `tape.jacobian` divides.)
+    sizes_of_operands = tf.concat([tf.shape(operand) for operand in operands], 0)
+    return tf.cond(tf.reduce_min(sizes_of_operands) > 0, compute, lambda: tf.zeros(sizes, spec.dtype))
 
 
 def _with_room_for_an_output(spec: ConvSpec, x: tf.Tensor, w: tf.Tensor) -> tuple[ConvSpec, tf.Tensor, tf.Tensor]:
