@@ -95,7 +95,7 @@ class Case:
 
     @property
     def bytes_moved(self) -> int:
-        """The least traffic of the forward pass: input read once, output written once."""
+        """The least traffic of the output: input read once, output written once."""
         return BYTES[self.dtype] * (math.prod(self.input_shape) + math.prod(self.output_shape))
 
     def _shape(self, height: int, width: int, channels: int) -> tuple[int, int, int, int]:

@@ -10,11 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.case import Case, parse
-from benchmarks.measurement import ANY_BATCH, Measurement
+from benchmarks.measurement import ANY_BATCH, CONTRACTIONS, Measurement
 from benchmarks.report import within_noise
 from benchmarks.run import Request, run, summary
-
-CONTRACTIONS = {"forward": "output", "input_grad": "input_grad", "filter_grad": "filter_grad"}
 
 
 def check(console: Console, asked: Request) -> list[Measurement]:
@@ -25,9 +23,7 @@ def check(console: Console, asked: Request) -> list[Measurement]:
       All that was measured.
     """
     lowerings = tuple(f"depthwise:{name}" for name in LOWERINGS if name != "portable")  # a choice, no way to compute
-    request = replace(
-        asked, quantities=tuple(CONTRACTIONS), implementations=lowerings, frameworks=("tensorflow",), pythons=()
-    )
+    request = replace(asked, quantities=CONTRACTIONS, implementations=lowerings, frameworks=("tensorflow",), pythons=())
     found: list[Measurement] = []
     with console.status("measuring every lowering") as status:
         for reply in run(request):
@@ -63,7 +59,7 @@ def chosen_lowering(case: Case, mode: str, quantity: str) -> str:
 
     def ask(x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
         explanation = explain(x, w, **case.arguments())
-        chosen.append(getattr(explanation, CONTRACTIONS[quantity]).lowering)
+        chosen.append(getattr(explanation, quantity).lowering)
         return x
 
     if mode == "eager":

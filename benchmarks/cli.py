@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks",
         description="Depthwise convolution, side by side: time, first call, peak memory, by case, mode, framework.",
     )
-    parser.add_argument("--quick", action="store_true", help="seven cases, forward and step, in under three minutes")
+    parser.add_argument("--quick", action="store_true", help="seven cases, output and step, in under three minutes")
     parser.add_argument("--suite", action="append", choices=[*SUITES, "all"], help="cases to measure; may be repeated")
     parser.add_argument(
         "--case", action="append", type=_case, default=[], help="one case, such as '8x56x56x128 k3 s2 VALID NCHW'"
@@ -97,7 +97,7 @@ def _request(options: argparse.Namespace) -> Request:
     peers = tuple(f"{peer}{kind}" for peer, kind in _PEER_IMPLEMENTATIONS)
     return Request(
         cases=tuple(dict.fromkeys(cases)),
-        quantities=tuple(options.quantity or (("forward", "step") if options.quick else QUANTITIES)),
+        quantities=tuple(options.quantity or (("output", "step") if options.quick else QUANTITIES)),
         modes=tuple(options.mode or USUAL_MODES),
         implementations=tuple(options.implementation or (*usual, *peers)),
         frameworks=_frameworks(options),

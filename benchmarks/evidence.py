@@ -1,6 +1,6 @@
 """Why it is fast: what XLA makes of one case, in figures that can be checked by eye.
 
-    python -m benchmarks.evidence "8x56x56x128 k3" --contraction filter_grad --lowering taps
+    python -m benchmarks.evidence "8x56x56x128 k3" --quantity filter_grad --lowering taps
 
 prints the fusions of the optimised HLO with the memory that they move, whether LLVM vectorised them (from XLA's dump),
 and the time against the one-pass floor.
@@ -23,21 +23,20 @@ from rich.table import Table
 
 from benchmarks.case import Case, parse
 from benchmarks.hlo import read
+from benchmarks.measurement import QUANTITIES
 from benchmarks.run import ROOT
-
-CONTRACTIONS = {"output": "forward", "input_grad": "input_grad", "filter_grad": "filter_grad", "step": "step"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the evidence for one case."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description="What XLA makes of one case.")
     parser.add_argument("case", help="for example '8x56x56x128 k3 s2 VALID'")
-    parser.add_argument("--contraction", choices=CONTRACTIONS, default="output")
+    parser.add_argument("--quantity", choices=QUANTITIES, default="output")
     parser.add_argument("--lowering", default="taps", help="a lowering, or tf.nn for the stock op")
     parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     implementation = options.lowering if options.lowering == "tf.nn" else f"depthwise:{options.lowering}"
-    case, quantity = parse(options.case), CONTRACTIONS[options.contraction]
+    case, quantity = parse(options.case), options.quantity
     if options.inner:
         print(json.dumps(_measure(case, implementation, quantity)))
         return

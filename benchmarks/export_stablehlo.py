@@ -26,7 +26,8 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.case import Case, parse
-from benchmarks.stablehlo import CONTRACTIONS, inputs, unit
+from benchmarks.measurement import CONTRACTIONS
+from benchmarks.stablehlo import inputs, unit
 
 CASES = (
     "8x112x112x32 k3",

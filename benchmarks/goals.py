@@ -24,7 +24,7 @@ class Goal:
     Attributes:
       text: what it is about.
       suites: names of suites at batch 8, or of models.
-      quantity: "forward", "step" and so on.
+      quantity: "output", "step" and so on.
       ours, against: what is divided by what; against None takes the figure of `ours` as it is.
       limit: the most that is allowed.
       metric: which figure of a measurement.
@@ -68,13 +68,13 @@ _STOCK_XLA, _STOCK_GRAPH = (_STOCK, "xla"), (_STOCK, "graph")
 def _under_xla() -> list[Goal]:
     found = [
         Goal(f"XLA {q}, to tf.nn under XLA", _LAYERS, q, _XLA, _STOCK_XLA, limit)
-        for q, limit in (("forward", 0.015), ("step", 0.02))
+        for q, limit in (("output", 0.015), ("step", 0.02))
     ]
-    for quantity, limits in (("forward", {3: 1.25, 5: 1.6, 7: 2.0}), ("step", {3: 1.2, 5: 0.7, 7: 0.7})):
+    for quantity, limits in (("output", {3: 1.25, 5: 1.6, 7: 2.0}), ("step", {3: 1.2, 5: 0.7, 7: 0.7})):
         for k, limit in limits.items():
             text = f"XLA {quantity} {k}x{k}, to tf.nn in a graph"
             found.append(Goal(text, _LAYERS, quantity, _XLA, _STOCK_GRAPH, limit, kernels=(k,)))
-    for quantity in ("forward", "step"):
+    for quantity in ("output", "step"):
         text = f"XLA {quantity}, each variation per byte, to its nearest everyday case"
         found.append(
             Goal(text, ("variations", "dilated"), quantity, _XLA, _XLA, 1.6, worst=True, near=True, only="any")
@@ -112,12 +112,12 @@ def _outside_xla() -> list[Goal]:
         build = "" if onednn else " without oneDNN"
         limit = 1.0 if onednn else 0.5
         for mode in ("eager", "graph"):
-            for quantity in ("forward", "step"):
+            for quantity in ("output", "step"):
                 for name in ("mobilenetv2", "efficientnetb0"):
                     text = f"{mode} {quantity}, {name}{build}, to tf.nn"
                     ours, stock = (_OURS, mode), (_STOCK, mode)
                     found.append(Goal(text, (name,), quantity, ours, stock, limit, onednn=onednn))
-        for quantity in ("forward", "step"):
+        for quantity in ("output", "step"):
             text = f"graph {quantity}, dilated{build}, to tf.nn"
             found.append(Goal(text, ("dilated",), quantity, _GRAPH, _STOCK_GRAPH, 0.25, onednn=onednn))
             text = f"graph {quantity}, NCHW, strides, float64{build}, per byte, to tf.nn's nearest case"
@@ -136,11 +136,11 @@ def _outside_xla() -> list[Goal]:
                 )
             )
     found += [
-        Goal("eager call on 1x8x8x8", ("tiny",), "forward", (_OURS, "eager"), (_STOCK, "eager"), 0.45),
+        Goal("eager call on 1x8x8x8", ("tiny",), "output", (_OURS, "eager"), (_STOCK, "eager"), 0.45),
         Goal(
             "eager layer call on 1x8x8x8, to Keras's",
             ("tiny",),
-            "forward",
+            "output",
             ("depthwise layer", "eager"),
             ("keras layer", "eager"),
             0.45,
@@ -163,8 +163,8 @@ def _outside_xla() -> list[Goal]:
             0.5,
             kernels=(31,),
         ),
-        Goal("graph forward, NCHW, to tf.nn", ("variations",), "forward", _GRAPH, _STOCK_GRAPH, 0.6, only="NCHW"),
-        Goal("graph forward, peak memory, to tf.nn", _LAYERS, "forward", _GRAPH, _STOCK_GRAPH, 1.0, "peak_mb", True),
+        Goal("graph output, NCHW, to tf.nn", ("variations",), "output", _GRAPH, _STOCK_GRAPH, 0.6, only="NCHW"),
+        Goal("graph output, peak memory, to tf.nn", _LAYERS, "output", _GRAPH, _STOCK_GRAPH, 1.0, "peak_mb", True),
         Goal("graph step, peak memory, to tf.nn", _LAYERS, "step", _GRAPH, _STOCK_GRAPH, 1.0, "peak_mb", True),
     ]
     return found

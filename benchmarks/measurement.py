@@ -9,14 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-QUANTITIES = ("forward", "input_grad", "filter_grad", "step")
-"""step: the forward pass and both gradients, as training computes them."""
+CONTRACTIONS = ("output", "input_grad", "filter_grad")
+QUANTITIES = (*CONTRACTIONS, "step")
+"""step: the output and both gradients, as training computes them."""
 USUAL_MODES = ("eager", "graph", "xla")
 ANY_BATCH = "fit"
 """In a graph for any batch size, as Keras's `fit` traces it where the batch does not divide the samples."""
 MODES = (*USUAL_MODES, ANY_BATCH)
 FLOOR = "floor"
-"""What is left where nothing is convolved: of an op x * 2, which moves the bytes of its forward pass; of a whole model
+"""What is left where nothing is convolved: of an op x * 2, which moves as many bytes as its output; of a whole model
 the rest of it."""
 
 

@@ -57,7 +57,7 @@ def _show_setting(console: Console, measurements: Sequence[Measurement]) -> None
         console.print(table)
     console.print(
         "~: within the noise, that is, no further apart than two runs of the same thing. Steps make about three"
-        f" passes; {FLOOR} is x * 2 on as many bytes as the forward pass moves: one pass; of a whole model, the model"
+        f" passes; {FLOOR} is x * 2 on as many bytes as the output's: one pass; of a whole model, the model"
         " without its depthwise convolutions.",
         style="dim",
     )

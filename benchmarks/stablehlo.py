@@ -9,8 +9,6 @@ import numpy as np
 
 from benchmarks.case import Case
 
-CONTRACTIONS = ("output", "input_grad", "filter_grad")
-
 
 def unit(case: Case, contraction: str) -> str:
     """The name of the folder of one contraction of one case."""

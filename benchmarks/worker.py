@@ -43,7 +43,7 @@ def measure(
             result = call()
             first[runner] = time.perf_counter() - start
             shape = tuple(getattr(result, "shape", case.output_shape))
-            if quantity == "forward" and len(shape) == 4 and shape != case.output_shape:
+            if quantity == "output" and len(shape) == 4 and shape != case.output_shape:
                 raise ArithmeticError(f"output of shape {shape} instead of {case.output_shape}")
             del result
             call()
@@ -82,7 +82,7 @@ def main() -> None:
             modes = request["modes"]
             runners = [(name, mode) for name in implementations if name in wanted for mode in modes]
             runners = [(name, mode) for name, mode in runners if mode in implementations[name]]
-            memory = quantity in ("forward", "step")
+            memory = quantity in ("output", "step")
             found = measure(framework, parse(text), quantity, runners, request["budget_s"], memory)
             print(json.dumps([asdict(m) for m in found]), file=replies, flush=True)
             gc.collect()

@@ -44,7 +44,7 @@ def prepare(case: Case, implementation: str, mode: str, quantity: str) -> Callab
         dx, dw = backward(dy)
         return {"input_grad": dx, "filter_grad": dw, "step": (y, dx, dw)}[quantity]
 
-    if quantity == "forward":
+    if quantity == "output":
         compiled = jax.jit(forward)
         return lambda: jnp.asarray(compiled(x, w)).block_until_ready()
     jitted = jax.jit(gradients)

@@ -43,7 +43,7 @@ def prepare(case: Case, implementation: str, mode: str, quantity: str) -> Call:
         double = _in_mode(lambda t: t * 2, mode, [_of_any_size(data)])
         return _finished(lambda: double(data))
     op = _layer(case, implementation, w) if implementation.endswith("layer") else _op(case, implementation)
-    if quantity == "forward":
+    if quantity == "output":
         forward = _in_mode(op, mode, any_batch[:2])
         return _finished(lambda: forward(x, w))
     if mode == "eager" and quantity != "step":

@@ -44,7 +44,7 @@ def prepare(case: Case, implementation: str, mode: str, quantity: str) -> Callab
             padding, image = (0, 0), torch.nn.functional.pad(x, (left, right, top, bottom))
         return torch.nn.functional.conv2d(image, w, None, case.strides, padding, case.dilations, case.channels)
 
-    if quantity == "forward":
+    if quantity == "output":
         with torch.no_grad():
             shape = tuple(forward().shape)
         assert shape == tuple(dy.shape), f"{shape} instead of {tuple(dy.shape)}"

@@ -24,7 +24,7 @@ class ModesTest(unittest.TestCase):
             return tf.nn.depthwise_conv2d(x, w, [1, 1, 1, 1], "SAME")
 
         with mock.patch.object(framework, "depthwise_conv2d", op):
-            for quantity in ("forward", "step"):
+            for quantity in ("output", "step"):
                 framework.prepare(CASE, "depthwise", mode, quantity)()
         self.assertEqual(seen, [([batch, 6, 5, 4], [3, 3, 4, 1])] * 2)
 
@@ -39,7 +39,7 @@ class ModesTest(unittest.TestCase):
 
         tf_function = tf.function
         with mock.patch.object(tf, "function", function):
-            for quantity in ("forward", "input_grad", "step"):
+            for quantity in ("output", "input_grad", "step"):
                 framework.prepare(CASE, implementation, "fit", quantity)()
         image, filters = [None, 6, 5, 4], [3, 3, 4, 1]
         arguments = [[image, filters], [image, filters, image], [image, filters, image]]

@@ -18,7 +18,7 @@ from benchmarks.report import plot, show, show_goals, within_noise
 from benchmarks.suites import suite
 
 
-def made_up(case, implementation, mode, wall_ms, quantity="forward", onednn=True, **more):
+def made_up(case, implementation, mode, wall_ms, quantity="output", onednn=True, **more):
     return Measurement(
         case, implementation, mode, quantity, onednn, 2, wall_ms=wall_ms, cpu_ms=wall_ms, noise=0.1, first_s=1, **more
     )
@@ -53,7 +53,7 @@ class AlternateTest(unittest.TestCase):
 
 class GoalsTest(unittest.TestCase):
     def goal(self, **changes):
-        usual = Goal("", ("mobilenetv2",), "forward", ("depthwise", "xla"), ("tf.nn", "xla"), 1.0)
+        usual = Goal("", ("mobilenetv2",), "output", ("depthwise", "xla"), ("tf.nn", "xla"), 1.0)
         return replace(usual, **changes)
 
     def measurements(self, ours, stock, name="mobilenetv2"):
@@ -103,7 +103,7 @@ class ReportTest(unittest.TestCase):
         made_up("8x14x14x512 k3", "tf.nn", "xla", 100.0),
         made_up("8x14x14x512 k3", "depthwise", "xla", 2.0),
         made_up("8x14x14x512 k3", "keras layer", "xla", 105.0),
-        Measurement("8x14x14x512 k3", "jax", "xla", "forward", True, 2, error="ValueError: no such thing"),
+        Measurement("8x14x14x512 k3", "jax", "xla", "output", True, 2, error="ValueError: no such thing"),
     )
 
     def test_ratios_noise_and_errors_are_shown(self):

@@ -75,7 +75,7 @@ class RunTest(unittest.TestCase):
             self.assertGreater(m["first_s"], 0)
 
     def test_what_an_implementation_cannot_do_is_said(self):
-        request = Request((f"{TINY} s2 d2",), ("forward",), ("graph",), ("tf.nn", "depthwise"), ("tensorflow",), 0.01)
+        request = Request((f"{TINY} s2 d2",), ("output",), ("graph",), ("tf.nn", "depthwise"), ("tensorflow",), 0.01)
         stock, ours = (m for reply in run(request) for m in reply.measurements)
         self.assertIn("strides with dilations", stock.error)
         self.assertIsNone(stock.wall_ms)
@@ -97,7 +97,7 @@ class RunTest(unittest.TestCase):
             absent = Path(folder, "python")
             absent.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')  # -S: without installed packages
             absent.chmod(0o755)
-            request = Request((TINY,), ("forward",), ("eager",), None, ("torch",), pythons=(("torch", str(absent)),))
+            request = Request((TINY,), ("output",), ("eager",), None, ("torch",), pythons=(("torch", str(absent)),))
             (reply,) = run(request)
         self.assertIn("torch", reply.failure)
 
