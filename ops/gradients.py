@@ -25,8 +25,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import tensorflow as tf
-from depthwise.ops.differentiable import Gradients, Value, differentiable
-from depthwise.ops.lowerings.base import Plan, Sizes
+from depthwise.ops.differentiable import differentiable
+from depthwise.ops.lowerings.base import Contraction, Plan, Sizes
+from depthwise.ops.rows import Gradients
 from depthwise.ops.spec import COMPLEX, ConvSpec, Dim, nhwc
 
 
@@ -39,33 +40,35 @@ class Trilinear:
 
     def output(self, x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
         """(input, filter) -> output."""
-        compute = self.plan.output.output
-        return self._differentiable(lambda x, w: self._value(compute, x, w), self._output_gradients, x, w)
+        return self._differentiable("output", self.plan.output.output, x, w)
 
     def input_grad(self, w: tf.Tensor, dy: tf.Tensor, sizes: Sizes) -> tf.Tensor:
         """(filter, dy) -> input gradient, of shape `sizes`."""
-        compute = self.plan.input_grad.input_grad
-        return self._differentiable(lambda w, dy: self._value(compute, w, dy, sizes), self._input_grad_gradients, w, dy)
+        return self._differentiable("input_grad", self.plan.input_grad.input_grad, w, dy, sizes)
 
     def filter_grad(self, x: tf.Tensor, dy: tf.Tensor, sizes: Sizes) -> tf.Tensor:
         """(input, dy) -> filter gradient, of shape `sizes`."""
-        compute = self.plan.filter_grad.filter_grad
-        return self._differentiable(
-            lambda x, dy: self._value(compute, x, dy, sizes), self._filter_grad_gradients, x, dy
-        )
+        return self._differentiable("filter_grad", self.plan.filter_grad.filter_grad, x, dy, sizes)
 
-    def _output_gradients(self, x: tf.Tensor, w: tf.Tensor, g: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        x_, w_, g = self._conj(x), self._conj(w), _upstream(g, self.spec.output_shape)
-        dx = self.input_grad(w_, g, _sizes(self.spec.input_shape, x))
-        return dx, self.filter_grad(x_, g, _sizes(self.spec.filter_shape, w))
+    def gradients(
+        self, contraction: Contraction, a: tf.Tensor, b: tf.Tensor, g: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The gradients of a contraction by its operands a and b, where its own is g."""
+        spec, a_, b_ = self.spec, self._conj(a), self._conj(b)
+        if contraction == "output":
+            g = _upstream(g, spec.output_shape)
+            dx = self.input_grad(b_, g, _sizes(spec.input_shape, a))
+            return dx, self.filter_grad(a_, g, _sizes(spec.filter_shape, b))
+        if contraction == "input_grad":
+            g = _upstream(g, spec.input_shape)
+            return self.filter_grad(g, b_, _sizes(spec.filter_shape, a)), self.output(g, a_)
+        g = _upstream(g, spec.filter_shape)
+        return self.input_grad(g, b_, _sizes(spec.input_shape, a)), self.output(a_, g)
 
-    def _input_grad_gradients(self, w: tf.Tensor, dy: tf.Tensor, g: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        w_, dy_, g = self._conj(w), self._conj(dy), _upstream(g, self.spec.input_shape)
-        return self.filter_grad(g, dy_, _sizes(self.spec.filter_shape, w)), self.output(g, w_)
-
-    def _filter_grad_gradients(self, x: tf.Tensor, dy: tf.Tensor, g: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        x_, dy_, g = self._conj(x), self._conj(dy), _upstream(g, self.spec.filter_shape)
-        return self.input_grad(g, dy_, _sizes(self.spec.input_shape, x)), self.output(x_, g)
+    def _differentiable(
+        self, contraction: Contraction, compute: Callable[..., tf.Tensor], a: tf.Tensor, b: tf.Tensor, *sizes: Sizes
+    ) -> tf.Tensor:
+        return differentiable(lambda a, b: self._value(compute, a, b, *sizes), Gradients(self, contraction), a, b)
 
     def _output_sizes(self, x: tf.Tensor, w: tf.Tensor) -> Sizes:
         if None not in self.spec.output_shape:
@@ -92,9 +95,6 @@ class Trilinear:
 
     def _conj(self, tensor: tf.Tensor) -> tf.Tensor:
         return tf.math.conj(tensor) if self.spec.dtype in COMPLEX else tensor
-
-    def _differentiable(self, value: Value, gradients: Gradients, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-        return differentiable(value, gradients, f"{self.spec} {gradients.__name__}", a, b)
 
 
 def _upstream(g: tf.Tensor, shape: tuple[Dim, ...]) -> tf.Tensor:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("ops", "layers", "conformance")
 LIBRARIES = {"numpy", "tensorflow"}
 EVERYONE = {"__future__", *sys.stdlib_module_names}
-BENEATH = ("ops.spec", "ops.geometry", "ops.mode", "ops.lowerings.base", "ops.lowerings.total")
+BENEATH = ("ops.spec", "ops.geometry", "ops.sizes", "ops.mode", "ops.lowerings.base", "ops.lowerings.total")
 """What both lowerings that compute are built on."""
 
 # A file or folder, the modules of this package that it may import, and the libraries. The longest path counts.
@@ -28,8 +28,10 @@ RULES = {
     "ops/lowerings/in_function.py": (("ops.spec", "ops.mode", "ops.lowerings.base"), LIBRARIES),
     "ops/lowerings/portable.py": (("ops.spec", "ops.mode", "ops.lowerings.base"), LIBRARIES),
     "ops/lowerings/__init__.py": (("ops.lowerings",), ()),
-    "ops/differentiable.py": (("ops.mode",), {"tensorflow"}),
-    "ops/gradients.py": (("ops.spec", "ops.geometry", "ops.lowerings", "ops.differentiable"), LIBRARIES),
+    "ops/sizes.py": (("ops.geometry",), {"tensorflow"}),
+    "ops/differentiable.py": ((), {"tensorflow"}),
+    "ops/rows.py": (("ops.spec", "ops.geometry", "ops.sizes", "ops.lowerings.base", "ops.gradients"), LIBRARIES),
+    "ops/gradients.py": (("ops.spec", "ops.lowerings", "ops.differentiable", "ops.rows"), LIBRARIES),
     "ops/choose.py": (("ops.spec", "ops.mode", "ops.lowerings"), LIBRARIES),
     "ops/depthwise.py": (
         ("ops.autograph", "ops.spec", "ops.mode", "ops.gradients", "ops.lowerings", "ops.choose"),

@@ -70,6 +70,75 @@ class PlaceTest(unittest.TestCase):
             alone = self.gradient(x[i], self.w, dy[i], lowering)[1]
             np.testing.assert_allclose(dw[i], alone, rtol=1e-4, atol=1e-5)
 
+    def test_gradient_of_what_a_mapped_function_closes_over(self):
+        x, dy = self.x[:, tf.newaxis], self.dy[:, tf.newaxis]
+
+        @tf.function(autograph=False)
+        def gradient():
+            with tf.GradientTape() as tape:
+                tape.watch(self.w)
+                y = tf.vectorized_map(lambda x: self.op(x, self.w), x)
+            return tape.gradient(y, self.w, dy)
+
+        self.expected(gradient(), "filter_grad")
+
+    @parameterized.expand(itertools.product(LOWERINGS, (False, True)))
+    def test_gradients_of_vectorized_map_where_rows_take_branches(self, lowering, all_take_one):
+        """Then the other branch is mapped over no rows."""
+        x, dy = self.x[:, tf.newaxis], self.dy[:, tf.newaxis]
+        least = -np.inf if all_take_one else np.median(x[:, 0, 0, 0, 0])
+
+        @tf.function(autograph=False)
+        def gradients(x, w):
+            def one(x):
+                takes_it = x[0, 0, 0, 0] >= least
+                return tf.cond(takes_it, lambda: self.op(x, w, lowering), lambda: self.op(x, 2 * w, lowering) / 2)
+
+            with tf.GradientTape() as tape:
+                tape.watch([x, w])
+                y = tf.vectorized_map(one, x)
+            return [tf.convert_to_tensor(gradient) for gradient in tape.gradient(y, [x, w], dy)]
+
+        dx, dw = gradients(x, self.w)
+        self.expected(dx[:, 0], "input_grad")
+        self.expected(dw, "filter_grad")
+
+    @parameterized.expand(itertools.product(LOWERINGS, ("eager", "graph")))
+    def test_gradients_of_maps_in_maps(self, lowering, mode):
+        x, ws = self.x[:, tf.newaxis], tf.stack([self.w, -self.w])
+        dy = tf.stack([self.dy, tf.zeros_like(self.dy)], 1)[:, :, tf.newaxis]
+
+        def gradients(x, ws):
+            with tf.GradientTape() as tape:
+                tape.watch([x, ws])
+                y = tf.vectorized_map(lambda x: tf.vectorized_map(lambda w: self.op(x, w, lowering), ws), x)
+            return tape.gradient(y, [x, ws], dy)
+
+        dx, dws = (gradients if mode == "eager" else tf.function(gradients, autograph=False))(x, ws)
+        self.expected(dx[:, 0], "input_grad")
+        self.expected(dws[0], "filter_grad")
+        np.testing.assert_array_equal(dws[1], np.zeros(dws[1].shape))
+
+    @parameterized.expand(itertools.product(ELEMENTARY, (0, 3)))
+    def test_jacobians_of_vectorized_map(self, lowering, rows):
+        x = self.x[:rows, tf.newaxis]
+
+        @tf.function(autograph=False)
+        def jacobians(x, w):
+            with tf.GradientTape(persistent=True) as tape:
+                tape.watch([x, w])
+                y = tf.vectorized_map(lambda x: self.op(x, w, lowering), x)
+            return tape.gradient(y, w), tape.jacobian(y, x), tape.jacobian(y, w)
+
+        total, by_input, by_filter = jacobians(x, self.w)
+        self.assertEqual(total.shape, self.w.shape)
+        if rows:
+            dy = self.dy[:, tf.newaxis]
+            self.expected(tf.tensordot(dy, by_input, 5)[:, 0], "input_grad")
+            self.expected(tf.tensordot(dy, by_filter, 5), "filter_grad")
+        else:
+            np.testing.assert_array_equal(total, np.zeros(total.shape))
+
     @parameterized.expand(LOWERINGS)
     def test_gradients_of_vectorized_map_over_one_row(self, lowering):
         """Which is not vectorized."""

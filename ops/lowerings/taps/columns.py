@@ -13,8 +13,9 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import Axis, at_least_zero, ceil_div
-from depthwise.ops.lowerings.taps.layout import Layout, lines_held, sizes_of, where
+from depthwise.ops.lowerings.taps.layout import Layout, lines_held, where
 from depthwise.ops.lowerings.total import total
+from depthwise.ops.sizes import sizes_of
 
 raw = tf.raw_ops
 

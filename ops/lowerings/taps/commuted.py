@@ -15,9 +15,10 @@ from __future__ import annotations
 import tensorflow as tf
 from depthwise.ops.geometry import Axis
 from depthwise.ops.lowerings.base import Sizes
-from depthwise.ops.lowerings.taps.layout import Layout, shaped, sizes_of
+from depthwise.ops.lowerings.taps.layout import Layout, shaped
 from depthwise.ops.lowerings.taps.padded import sum_of_taps
 from depthwise.ops.lowerings.taps.walk import Walk
+from depthwise.ops.sizes import sizes_of
 from depthwise.ops.spec import ConvSpec
 
 raw = tf.raw_ops

@@ -49,7 +49,8 @@ from depthwise.ops.lowerings.taps.columns import (
     padded_evenly,
     partial_sums,
 )
-from depthwise.ops.lowerings.taps.layout import TAP_ROWS, Layout, concat, is_large, shaped, sizes_of, where
+from depthwise.ops.lowerings.taps.layout import TAP_ROWS, Layout, concat, is_large, shaped, where
+from depthwise.ops.sizes import sizes_of
 from depthwise.ops.spec import FLOATS, ConvSpec, nhwc
 
 raw = tf.raw_ops

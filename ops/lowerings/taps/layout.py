@@ -16,6 +16,7 @@ import tensorflow as tf
 from depthwise.ops.geometry import Run, Size, at_least_zero
 from depthwise.ops.lowerings.base import Sizes
 from depthwise.ops.lowerings.total import total
+from depthwise.ops.sizes import sizes_of
 from depthwise.ops.spec import ConvSpec
 
 raw = tf.raw_ops
@@ -204,15 +205,6 @@ def lines_held(step_bytes: int) -> int:
 def is_large(spec: ConvSpec) -> bool:
     """Whether the filter has too many taps to write out."""
     return spec.taps > UNROLLED_TAPS
-
-
-def sizes_of(tensor: tf.Tensor) -> list[Size]:
-    """The sizes of a tensor: integers where they are known, scalars where not."""
-    known = tensor.shape.as_list()
-    if None not in known:
-        return list(known)
-    at_run_time = tf.unstack(tf.shape(tensor))
-    return [at_run_time[i] if size is None else size for i, size in enumerate(known)]
 
 
 def where(mask: Any, values: tf.Tensor) -> tf.Tensor:

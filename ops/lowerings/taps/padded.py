@@ -21,12 +21,12 @@ from depthwise.ops.lowerings.taps.layout import (
     Layout,
     is_large,
     shaped,
-    sizes_of,
     where,
 )
 from depthwise.ops.lowerings.taps.once import once
 from depthwise.ops.lowerings.taps.walk import Walk, over_input
 from depthwise.ops.lowerings.total import total
+from depthwise.ops.sizes import sizes_of
 from depthwise.ops.spec import ConvSpec, nhwc
 
 raw = tf.raw_ops

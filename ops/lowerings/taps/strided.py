@@ -22,9 +22,10 @@ import numpy as np
 import tensorflow as tf
 from depthwise.ops.geometry import Axis, Size, ceil_div
 from depthwise.ops.lowerings.base import Sizes
-from depthwise.ops.lowerings.taps.layout import UNROLLED_TAPS, Layout, Range, is_large, shaped, sizes_of, where
+from depthwise.ops.lowerings.taps.layout import UNROLLED_TAPS, Layout, Range, is_large, shaped, where
 from depthwise.ops.lowerings.taps.once import once
 from depthwise.ops.lowerings.total import total
+from depthwise.ops.sizes import sizes_of
 from depthwise.ops.spec import ConvSpec
 
 raw = tf.raw_ops

@@ -17,8 +17,9 @@ from typing import NamedTuple
 import tensorflow as tf
 from depthwise.ops.geometry import Axis, Size, at_least_zero, at_most
 from depthwise.ops.lowerings.base import Sizes
-from depthwise.ops.lowerings.taps.layout import Layout, Range, end_of, shaped, sizes_of
+from depthwise.ops.lowerings.taps.layout import Layout, Range, end_of, shaped
 from depthwise.ops.lowerings.total import total
+from depthwise.ops.sizes import sizes_of
 from depthwise.ops.spec import ConvSpec, nhwc
 
 raw = tf.raw_ops
