@@ -28,6 +28,7 @@ import tensorflow as tf
 from depthwise.ops.differentiable import differentiable
 from depthwise.ops.lowerings.base import Contraction, Plan, Sizes
 from depthwise.ops.rows import Gradients
+from depthwise.ops.sizes import told
 from depthwise.ops.spec import COMPLEX, ConvSpec, Dim, nhwc
 
 
@@ -53,16 +54,19 @@ class Trilinear:
     def gradients(
         self, contraction: Contraction, a: tf.Tensor, b: tf.Tensor, g: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The gradients of a contraction by its operands a and b, where its own is g."""
+        """The gradients of a contraction by its operands a and b, where its own is g.
+
+        It may be slices (behind `tf.gather`), or come from where nothing is known of its shape.
+        """
         spec, a_, b_ = self.spec, self._conj(a), self._conj(b)
         if contraction == "output":
-            g = _upstream(g, spec.output_shape)
+            g = told(tf.convert_to_tensor(g), spec.output_shape)
             dx = self.input_grad(b_, g, _sizes(spec.input_shape, a))
             return dx, self.filter_grad(a_, g, _sizes(spec.filter_shape, b))
         if contraction == "input_grad":
-            g = _upstream(g, spec.input_shape)
+            g = told(tf.convert_to_tensor(g), spec.input_shape)
             return self.filter_grad(g, b_, _sizes(spec.filter_shape, a)), self.output(g, a_)
-        g = _upstream(g, spec.filter_shape)
+        g = told(tf.convert_to_tensor(g), spec.filter_shape)
         return self.input_grad(g, b_, _sizes(spec.input_shape, a)), self.output(a_, g)
 
     def _differentiable(
@@ -95,19 +99,6 @@ class Trilinear:
 
     def _conj(self, tensor: tf.Tensor) -> tf.Tensor:
         return tf.math.conj(tensor) if self.spec.dtype in COMPLEX else tensor
-
-
-def _upstream(g: tf.Tensor, shape: tuple[Dim, ...]) -> tf.Tensor:
-    """An upstream gradient as a tensor (behind `tf.gather` it arrives as slices), told what is known of its shape: it
-    may come from where nothing is."""
-    g = tf.convert_to_tensor(g)
-    if tf.executing_eagerly() or g.shape.is_fully_defined():
-        return g
-    known = g.shape.merge_with(shape)
-    if g.shape.rank is None or known.as_list() != g.shape.as_list():
-        g = tf.identity(g)
-        g.set_shape(known)
-    return g
 
 
 def _sizes(shape: tuple[Dim, ...], tensor: tf.Tensor) -> Sizes:

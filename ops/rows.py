@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import tensorflow as tf
 from depthwise.ops.geometry import Size
 from depthwise.ops.lowerings.base import Contraction
-from depthwise.ops.sizes import sizes_of
+from depthwise.ops.sizes import sizes_of, told
 from depthwise.ops.spec import Dim
 
 if TYPE_CHECKING:
@@ -47,16 +47,20 @@ class Gradients:
     def __call__(self, a: tf.Tensor, b: tf.Tensor, g: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         if not self.stacked:
             return self.trilinear.gradients(self.contraction, a, b, g)
-        arguments, tensors = _ARGUMENTS[self.contraction].split(), (a, b, tf.convert_to_tensor(g))
+        arguments, spec = _ARGUMENTS[self.contraction].split(), self.trilinear.spec
         depth = len(self.stacked)
         maps = dict(zip(arguments, (*zip(*self.stacked, strict=True), (True,) * depth), strict=True))
-        counts = sizes_of(tensors[-1])[:depth]
+        shapes = {"x": spec.input_shape, "w": spec.filter_shape, "dy": spec.output_shape}
+        tensors = {
+            name: told(tensor, [None] * sum(maps[name]) + [*shapes[name]])
+            for name, tensor in zip(arguments, (a, b, tf.convert_to_tensor(g)), strict=True)
+        }
+        counts = sizes_of(tensors[arguments[-1]])[:depth]
         # What the rows become a part of: the batch, or the channels.
         share_a_filter = not any(maps["w"])
         into = {"x": 0, "dy": 0} if share_a_filter else {"x": self._channels, "dy": self._channels, "w": 2}
         stacks = {
-            name: _stack(tensor, maps[name], counts) if name in into else tensor
-            for name, tensor in zip(arguments, tensors, strict=True)
+            name: _stack(tensor, maps[name], counts) if name in into else tensor for name, tensor in tensors.items()
         }
         merged = [_merged(stack, into[name]) if name in into else stack for name, stack in stacks.items()]
         found = self._of_one(counts, share_a_filter).gradients(self.contraction, *merged)

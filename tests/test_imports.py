@@ -31,7 +31,7 @@ RULES = {
     "ops/sizes.py": (("ops.geometry",), {"tensorflow"}),
     "ops/differentiable.py": ((), {"tensorflow"}),
     "ops/rows.py": (("ops.spec", "ops.geometry", "ops.sizes", "ops.lowerings.base", "ops.gradients"), LIBRARIES),
-    "ops/gradients.py": (("ops.spec", "ops.lowerings", "ops.differentiable", "ops.rows"), LIBRARIES),
+    "ops/gradients.py": (("ops.spec", "ops.sizes", "ops.lowerings", "ops.differentiable", "ops.rows"), LIBRARIES),
     "ops/choose.py": (("ops.spec", "ops.mode", "ops.lowerings"), LIBRARIES),
     "ops/depthwise.py": (
         ("ops.autograph", "ops.spec", "ops.mode", "ops.gradients", "ops.lowerings", "ops.choose"),

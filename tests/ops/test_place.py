@@ -82,6 +82,19 @@ class PlaceTest(unittest.TestCase):
 
         self.expected(gradient(), "filter_grad")
 
+    @parameterized.expand(ELEMENTARY)
+    def test_gradients_of_vectorized_map_of_unknown_rank(self, lowering):
+        @tf.function(autograph=False, input_signature=[tf.TensorSpec(None)] * 3)
+        def gradients(x, w, dy):
+            with tf.GradientTape() as tape:
+                tape.watch([x, w])
+                y = tf.vectorized_map(lambda x: self.op(x, w, lowering), x)
+            return [tf.convert_to_tensor(gradient) for gradient in tape.gradient(y, [x, w], dy)]
+
+        dx, dw = gradients(self.x[:, tf.newaxis], self.w, self.dy[:, tf.newaxis])
+        self.expected(dx[:, 0], "input_grad")
+        self.expected(dw, "filter_grad")
+
     @parameterized.expand(itertools.product(LOWERINGS, (False, True)))
     def test_gradients_of_vectorized_map_where_rows_take_branches(self, lowering, all_take_one):
         """Then the other branch is mapped over no rows."""
