@@ -67,8 +67,9 @@ def depthwise_conv2d(
 
     Differentiable to any order in input and filter, in reverse and forward mode, in eager code, in functions with or
     without XLA, and vectorized by `tf.vectorized_map`; integers have no gradients. The same call gives the same bits.
-    (Under XLA, "native" and "portable" are not vectorized, nor filter gradients by "island" or of over 64 taps; and a
-    forward accumulator around a compiled function cannot see through the first two. They raise an error there.)
+    (Not vectorized are, under XLA, "native", "portable", and filter gradients by "island" or of over 64 taps; outside,
+    by "native", a Jacobian by the filter inside a map. And a forward accumulator around a compiled function cannot see
+    through "native" and "portable". They raise an error there.)
 
     NaN and infinity in the input or in the incoming gradient reach exactly the results whose sums they are in. What a
     filter value that is not finite meets over padding (for an input gradient: beyond the output, or between strides) is
