@@ -23,6 +23,7 @@ from benchmarks.suites import SUITES, suite
 
 USUAL = ("floor", "tf.nn", "depthwise", "keras layer", "depthwise layer")
 QUICK = ("floor", "tf.nn", "depthwise")
+OF_PEERS = ("torch floor", "torch channels_last", "torch contiguous", "jax floor", "jax")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -94,12 +95,11 @@ def _request(options: argparse.Namespace) -> Request:
     for name in SUITES if "all" in suites else suites:
         cases += [str(row.case) for row in suite(name, options.batch)]
     usual = QUICK if options.quick else USUAL
-    peers = tuple(f"{peer}{kind}" for peer, kind in _PEER_IMPLEMENTATIONS)
     return Request(
         cases=tuple(dict.fromkeys(cases)),
         quantities=tuple(options.quantity or (("output", "step") if options.quick else QUANTITIES)),
         modes=tuple(options.mode or USUAL_MODES),
-        implementations=tuple(options.implementation or (*usual, *peers)),
+        implementations=tuple(options.implementation or (*usual, *OF_PEERS)),
         frameworks=_frameworks(options),
         budget_s=min(options.seconds, 0.1) if options.quick else options.seconds,
         threads=options.threads,
@@ -114,18 +114,8 @@ def _frameworks(options: argparse.Namespace) -> tuple[str, ...]:
     return ("tensorflow", "torch") if options.quick else ("tensorflow", *PEERS)
 
 
-_PEER_IMPLEMENTATIONS = (
-    ("torch", " floor"),
-    ("torch", " channels_last"),
-    ("torch", " contiguous"),
-    ("jax", " floor"),
-    ("jax", ""),
-)
-
-
 def _measure(console: Console, request: Request, versions: dict[str, str], named: Sequence[str]) -> list[Measurement]:
     found: list[Measurement] = []
-    known: list[str] = []
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -138,14 +128,15 @@ def _measure(console: Console, request: Request, versions: dict[str, str], named
         for reply in run(request) if request.cases else ():
             if reply.version is not None:
                 versions[reply.framework] = reply.version
-                known += reply.implementations
+            if reply.framework == "tensorflow" and reply.implementations:  # which comes first: nothing is measured yet
+                known = (*reply.implementations, *OF_PEERS)
+                if absent := sorted(set(named) - set(known)):
+                    sys.exit(f"argument --implementation must be one of {', '.join(known)}, got {', '.join(absent)}")
             if reply.measurements:
                 found += reply.measurements
                 bar.advance(tasks[reply.framework])
             if reply.failure is not None:
                 console.print(f"[yellow]{reply.framework} is left out:[/] {escape(reply.failure)}")
-    if known and (absent := sorted(set(named) - set(known))):
-        sys.exit(f"argument --implementation must be one of {', '.join(known)}, got {', '.join(absent)}")
     return found
 
 

@@ -198,9 +198,9 @@ def update(path: Path, run: Run, entries: Iterable[Known]) -> int:
         else:
             kept.append(entry)
     groups: dict[tuple[str, str, str, str], list[Result]] = defaultdict(list)
-    for result in made:
-        covering = [entry for entry in kept if entry.applies(run) and entry.covers(result)]
-        if result.outcome in FAILURES and not any(result.outcome in entry.outcomes for entry in covering):
+    left, _ = apply(replace(run, results=made), kept)
+    for result in left.results:
+        if result.outcome in FAILURES:
             groups[result.target, result.subject, result.outcome, result.detail].append(result)
     for (target, _, outcome, detail), results in groups.items():
         table = tomlkit.table()

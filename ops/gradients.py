@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 from depthwise.ops.differentiable import differentiable
 from depthwise.ops.lowerings.base import Contraction, Plan, Sizes
-from depthwise.ops.rows import Gradients
+from depthwise.ops.rows import ContractionGradients
 from depthwise.ops.sizes import told
 from depthwise.ops.spec import COMPLEX, ConvSpec, Dim, nhwc
 
@@ -72,7 +72,9 @@ class Trilinear:
     def _differentiable(
         self, contraction: Contraction, compute: Callable[..., tf.Tensor], a: tf.Tensor, b: tf.Tensor, *sizes: Sizes
     ) -> tf.Tensor:
-        return differentiable(lambda a, b: self._value(compute, a, b, *sizes), Gradients(self, contraction), a, b)
+        return differentiable(
+            lambda a, b: self._value(compute, a, b, *sizes), ContractionGradients(self, contraction), a, b
+        )
 
     def _output_sizes(self, x: tf.Tensor, w: tf.Tensor) -> Sizes:
         if None not in self.spec.output_shape:
@@ -93,9 +95,9 @@ class Trilinear:
 
     def _is_empty(self, *operands: tf.Tensor) -> bool:
         """Whether there is known to be nothing to sum, by the spec or (of an output gradient, say) by an operand."""
-        if not self.spec.may_be_empty:  # nor asked, in eager code
-            return False
-        return self.spec.is_empty or any(0 in (operand.shape.dims or ()) for operand in operands)
+        if self.spec.is_empty or not self.spec.may_be_empty:
+            return self.spec.is_empty
+        return any(0 in (operand.shape.dims or ()) for operand in operands)
 
     def _conj(self, tensor: tf.Tensor) -> tf.Tensor:
         return tf.math.conj(tensor) if self.spec.dtype in COMPLEX else tensor

@@ -20,12 +20,12 @@ from depthwise.ops.spec import Dim
 if TYPE_CHECKING:
     from depthwise.ops.gradients import Trilinear
 
-_ARGUMENTS = {"output": "x w dy", "input_grad": "w dy x", "filter_grad": "x dy w"}
+_ARGUMENTS = {"output": ("x", "w", "dy"), "input_grad": ("w", "dy", "x"), "filter_grad": ("x", "dy", "w")}
 """Of the trilinear form: the operands of a contraction, and what its upstream gradient stands in the place of."""
 
 
 @dataclass(frozen=True)
-class Gradients:
+class ContractionGradients:
     """(operand, operand, upstream gradient) -> the gradients of the contraction by its operands.
 
     Attributes:
@@ -40,14 +40,14 @@ class Gradients:
     def __str__(self) -> str:
         return f"{self.trilinear.spec} {self.contraction} {self.stacked}"
 
-    def mapped(self, stacked: tuple[bool, bool]) -> Gradients:
+    def mapped(self, stacked: tuple[bool, bool]) -> ContractionGradients:
         """The gradients where one more map is around all others."""
         return replace(self, stacked=(stacked, *self.stacked))
 
     def __call__(self, a: tf.Tensor, b: tf.Tensor, g: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         if not self.stacked:
             return self.trilinear.gradients(self.contraction, a, b, g)
-        arguments, spec = _ARGUMENTS[self.contraction].split(), self.trilinear.spec
+        arguments, spec = _ARGUMENTS[self.contraction], self.trilinear.spec
         depth = len(self.stacked)
         maps = dict(zip(arguments, (*zip(*self.stacked, strict=True), (True,) * depth), strict=True))
         shapes = {"x": spec.input_shape, "w": spec.filter_shape, "dy": spec.output_shape}

@@ -14,7 +14,7 @@ from depthwise.conformance.checks import ON_EVERY_RESULT, checks_of, results_of
 from depthwise.conformance.process import Limits
 from depthwise.conformance.results import Result, printable
 from depthwise.conformance.run import run
-from depthwise.conformance.shrink import shrink
+from depthwise.conformance.shrink import _smaller, shrink
 from parameterized import parameterized
 
 # Refuses in eager mode alone.
@@ -68,6 +68,10 @@ class ShrinkTest(unittest.TestCase):
             self.assertNotIn("depthwise.", path.read_text())
             ran = subprocess.run([sys.executable, str(path)], capture_output=True, text=True)
         self.assertEqual(ran.returncode, 1, ran.stderr)
+
+    def test_whatever_is_tried_is_a_case(self):
+        tried = [smaller for case in cases("quick") for smaller in _smaller(case)]
+        self.assertEqual([parse(str(case)) for case in tried], tried)
 
     def test_where_nothing_smaller_fails_the_case_stays(self):
         case = parse("in=1x4x5x2 filter=3x2x2")
