@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.models:
             from benchmarks.models import measure_models
 
-            found += measure_models(console, options.seconds)
+            found += measure_models(console, _seconds(options))
     if not options.check_table:
         show(console, found)
         show_goals(console, found)
@@ -64,11 +64,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--case", action="append", type=_case, default=[], help="one case, such as '8x56x56x128 k3 s2 VALID NCHW'"
     )
-    parser.add_argument("--batch", type=int, default=8, help="batch size of the suites (8)")
+    parser.add_argument(
+        "--batch", type=int, default=8, help="batch size of the suites (8), but for seven, tiny and scaling"
+    )
     parser.add_argument("--mode", action="append", choices=MODES, help="may be repeated; all but fit if not given")
     parser.add_argument("--quantity", action="append", choices=QUANTITIES, help="may be repeated; all if not given")
     parser.add_argument("--implementation", action="append", help="may be repeated, for example 'depthwise:native'")
-    parser.add_argument("--seconds", type=float, default=0.3, help="time for each figure (0.3)")
+    parser.add_argument("--seconds", type=float, help="time for each figure (0.3, or 0.1 with --quick)")
     parser.add_argument("--threads", type=int, help="processors to use; all if not given")
     parser.add_argument("--onednn", choices=("on", "off"), default="on", help="TensorFlow's oneDNN kernels")
     parser.add_argument("--no-peers", action="store_true", help="leave out PyTorch and JAX")
@@ -101,10 +103,17 @@ def _request(options: argparse.Namespace) -> Request:
         modes=tuple(options.mode or USUAL_MODES),
         implementations=tuple(options.implementation or (*usual, *OF_PEERS)),
         frameworks=_frameworks(options),
-        budget_s=min(options.seconds, 0.1) if options.quick else options.seconds,
+        budget_s=_seconds(options),
         threads=options.threads,
         pythons=tuple((peer, p) for peer in PEERS if (p := getattr(options, f"{peer}_python"))),
     )
+
+
+def _seconds(options: argparse.Namespace) -> float:
+    """The time for each figure."""
+    if options.seconds is not None:
+        return float(options.seconds)
+    return 0.1 if options.quick else 0.3
 
 
 def _frameworks(options: argparse.Namespace) -> tuple[str, ...]:

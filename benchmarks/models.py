@@ -7,6 +7,7 @@ which no implementation of them can be faster than.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -128,4 +129,8 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    print(json.dumps([asdict(m) for m in measure(sys.argv[1], float(sys.argv[2]))]))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.models", description="Measures one model, as JSON.")
+    parser.add_argument("model", choices=_APPLICATIONS)
+    parser.add_argument("seconds", type=float, help="time for each figure")
+    options = parser.parse_args()
+    print(json.dumps([asdict(m) for m in measure(options.model, options.seconds)]))

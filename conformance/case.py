@@ -127,6 +127,18 @@ class Case:
         """ "SAME", "VALID" or "EXPLICIT"."""
         return self.padding if isinstance(self.padding, str) else "EXPLICIT"
 
+    @property
+    def pads(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """((top, bottom), (left, right)). SAME pads, by TensorFlow's documentation, by what the last window lacks: half
+        of it before the image, and the odd sample after it."""
+        if not isinstance(self.padding, str):
+            return self.padding
+        if self.padding == "VALID":
+            return (0, 0), (0, 0)
+        sizes = zip(self.input[1:3], self.filter[:2], self.strides, self.dilations, strict=True)
+        height, width = (max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in sizes)
+        return (height // 2, height - height // 2), (width // 2, width - width // 2)
+
 
 def parse(text: str) -> Case:
     """The case that a notation stands for.
@@ -144,13 +156,13 @@ def parse(text: str) -> Case:
       >>> str(parse("in=1x5x5x2 filter=3x3x1 strides=2x1 padding=1,0,2,3 mode=xla"))
       'in=1x5x5x2 filter=3x3x1 strides=2x1 padding=1,0,2,3 mode=xla'
     """
-    known = {field.name for field in fields(Case)}
+    known = {"in" if field.name == "input" else field.name for field in fields(Case)}
     found: dict[str, Any] = {}
     for word in text.split():
         name, equals, value = word.partition("=")
-        name = "input" if name == "in" else name
         if not equals or name not in known:
             raise ValueError(f"case notation must be words name=value with names {sorted(known)}, got {word!r}")
+        name = "input" if name == "in" else name
         if name in found:
             raise ValueError(f"case notation must give each name once, got {word!r} after another in {text!r}")
         found[name] = _read(name, value)

@@ -52,7 +52,7 @@ def selection(notations: Sequence[str] | None, level: str, devices: Sequence[str
     Args:
       notations: see `case.parse`; None or none for the level's.
       level: as for `cases`.
-      devices: device types to run each case on; None for where a notation says, for a level for CPU and GPU.
+      devices: device types to run each case on; None is the one that a notation names, and for a level CPU and GPU.
       seed: as for `cases`; added to that of a notation's data.
 
     Raises:

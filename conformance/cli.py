@@ -31,7 +31,8 @@ CONFORMS, FAILED, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 130
 
 _EPILOG = """exit status: 0 every check that was made passed or was expected to fail (UNSUPPORTED and NOT RUN are
 reported, not counted); 1 one failed, or one that was expected to does not; 2 a target could not run, or none of its
-checks could; 130 interrupted (Ctrl-C, SIGTERM), after a report of what was found until then"""
+checks could, or a report could not be written; 130 interrupted (Ctrl-C, SIGTERM), after a report of what was found
+until then"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,13 +84,17 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--repros", type=_folder, metavar="FOLDER", help="shrink failures, write scripts that show them"
     )
     parser.add_argument(
-        "--shrink", type=at_least(0), default=3, metavar="N", help="how many failures per target; default 3"
+        "--shrink",
+        type=at_least(0),
+        default=3,
+        metavar="N",
+        help="how many failures per target --repros shrinks; default 3",
     )
 
 
 def _add_update(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_update)
-    parser.add_argument("file", type=Path, help="the TOML file, made if it doesn't exist; its comments are kept")
+    parser.add_argument("file", type=_file, help="the TOML file, made if it doesn't exist; its comments are kept")
     parser.add_argument("--target", action="append", metavar="NAME", help="as for run")
     _add_selection(parser)
 
@@ -146,7 +151,7 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    console = Console()
+    console = console_report.console()
     names = options.target or ["depthwise"]
     try:
         chosen = selected(options)
@@ -164,16 +169,21 @@ def _run(options: argparse.Namespace) -> int:
             found, interrupted = interrupt.found, True
         found, stale = expectations.apply(found, known)
         console_report.show(console, found)
+        unwritten: list[str] = []
         try:
             if not interrupted and (options.html or options.repros):
-                scripts = _scripts(options, found, limits)
+                scripts = _scripts(console, options, found, limits, unwritten)
         except KeyboardInterrupt:  # while a case is shrunk
             interrupted = True
-        _write_reports(options, found, scripts)
+        _write_reports(options, found, scripts, unwritten)
+    if unwritten:
+        _refuse(*unwritten)
     if interrupted:
         return INTERRUPTED
     for line in stale:
         console.print(f"[red]no longer fails:[/] {escape(line)}")
+    if unwritten:
+        return COULD_NOT_RUN
     return FAILED if stale and status(found) == CONFORMS else status(found)
 
 
@@ -187,17 +197,31 @@ def _terminated_as_by_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _write_reports(options: argparse.Namespace, found: Run, scripts: dict[Result, str]) -> None:
+@contextmanager
+def _noted(path: Path, unwritten: list[str]) -> Iterator[None]:
+    """One file that cannot be written is no reason to lose the others."""
+    try:
+        yield
+    except OSError as error:
+        unwritten.append(f"{path} could not be written: {error.strerror or error}")
+
+
+def _write_reports(options: argparse.Namespace, found: Run, scripts: dict[Result, str], unwritten: list[str]) -> None:
     about = header(_recorded(options))
     if options.json:
-        json_report.write(options.json, found, about)
+        with _noted(options.json, unwritten):
+            json_report.write(options.json, found, about)
     if options.junit:
-        junit_report.write(options.junit, found)
+        with _noted(options.junit, unwritten):
+            junit_report.write(options.junit, found)
     if options.html:
-        html_report.write(options.html, found, about, scripts)
+        with _noted(options.html, unwritten):
+            html_report.write(options.html, found, about, scripts)
 
 
-def _scripts(options: argparse.Namespace, found: Run, limits: Limits) -> dict[Result, str]:
+def _scripts(
+    console: Console, options: argparse.Namespace, found: Run, limits: Limits, unwritten: list[str]
+) -> dict[Result, str]:
     """Scripts for one failure in each cell of the matrix; the first few, if they are to be files, shrunk."""
     scripts: dict[Result, str] = {}
     for target in filter(repro.possible, found.versions):
@@ -210,13 +234,15 @@ def _scripts(options: argparse.Namespace, found: Run, limits: Limits) -> dict[Re
             if left:
                 left -= 1
                 shown = shrink(result, limits)
-                Console().print(f"{target} {shown.check}: {repro.write(options.repros, shown)}", markup=False)
+                with _noted(options.repros, unwritten):
+                    path = repro.write(options.repros, shown)
+                    console.print(f"{target} {shown.check}: {path}", markup=False)
             scripts[result] = repro.script(shown)
     return scripts
 
 
 def _update(options: argparse.Namespace) -> int:
-    console = Console()
+    console = console_report.console()
     try:
         chosen = selected(options)
         known = expectations.read(options.file) if options.file.exists() else []
@@ -225,20 +251,26 @@ def _update(options: argparse.Namespace) -> int:
     with console_report.progress(console) as notify:
         found = run(options.target or ["depthwise"], chosen, jobs=options.jobs, limits=_limits(options), notify=notify)
     found, _ = expectations.apply(found, known)
-    added = expectations.update(options.file, found, known)
-    console.print(f"{options.file}: {added} entries added; give each its reason", markup=False)
+    unwritten: list[str] = []
+    with _noted(options.file, unwritten):
+        added, removed = expectations.update(options.file, found, known)
+        what = f"{added} entries added (give each its reason), {removed} that no longer fail taken out"
+        console.print(f"{options.file}: {what}", markup=False)
+    if unwritten:
+        return _refuse(*unwritten)
     return COULD_NOT_RUN if found.incomplete else CONFORMS
 
 
-def _refuse(error: ValueError) -> int:
-    Console(stderr=True).print(f"depthwise-conformance: {error}", markup=False)
+def _refuse(*reasons: object) -> int:
+    for reason in reasons:
+        console_report.console(stderr=True).print(f"depthwise-conformance: {reason}", markup=False)
     return COULD_NOT_RUN
 
 
 def _mutate(options: argparse.Namespace) -> int:
     from depthwise.conformance import faults  # imports TensorFlow
 
-    console = Console()
+    console = console_report.console()
     limits = _limits(options)
     known = [name.removeprefix("fault:") for name in faults.names()]
     names = [f"fault:{name}" for name in options.fault or known]
@@ -288,9 +320,15 @@ def _recorded(options: argparse.Namespace) -> dict[str, object]:
 
 
 def _list_targets(_: argparse.Namespace) -> int:
-    console = Console()
+    console = console_report.console()
+    summaries = {}
     for name, entry in targets.BUILT_IN.items():
         absent = targets.missing(name)
-        console.print(f"{name:<16} {entry.summary}" + (f" ({', '.join(absent)} not installed)" if absent else ""))
-    console.print(f"{'depthwise:LOWERING':<16} depthwise.ops.depthwise_conv2d with one lowering forced", markup=False)
+        summaries[name] = entry.summary + (f" ({', '.join(absent)} not installed)" if absent else "")
+    summaries["depthwise:LOWERING"] = "depthwise.ops.depthwise_conv2d with one lowering forced"
+    summaries["module:callable"] = "a function of yours, with the signature of tf.nn.depthwise_conv2d"
+    summaries["file.py:callable"] = "the same, from a file"
+    width = max(map(len, summaries))
+    for name, summary in summaries.items():
+        console.print(f"{name:<{width}} {summary}", markup=False, soft_wrap=True)
     return CONFORMS

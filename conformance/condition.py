@@ -9,6 +9,10 @@ from typing import Any
 
 from depthwise.conformance.case import Case
 
+_ATTRIBUTES = {
+    *("input", "filter", "strides", "dilations", "padding", "padding_kind", "format", "output_shape"),
+    *("dtype", "mode", "unknown", "data", "order", "bad"),
+}
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
@@ -42,10 +46,25 @@ def condition(text: str) -> Callable[[Case], bool]:
     """
     try:
         body = ast.parse(text, mode="eval").body
+        _check_is_comparison(body)
         _evaluate(body, Case((1, 1, 1, 1), (1, 1, 1)))
     except (SyntaxError, AttributeError, KeyError, TypeError, IndexError) as error:
         raise ValueError(f"condition must compare attributes of a case, got {text!r} ({error})") from None
     return lambda case: bool(_evaluate(body, case))
+
+
+def _check_is_comparison(node: ast.expr) -> None:
+    """Refuses what is no comparison, nor made of some: it would be true, or not, whatever the case."""
+    match node:
+        case ast.BoolOp(_, values):
+            for value in values:
+                _check_is_comparison(value)
+        case ast.UnaryOp(ast.Not(), operand):
+            _check_is_comparison(operand)
+        case ast.Compare():
+            return
+        case _:
+            raise ValueError(f"condition must compare attributes of a case, got {ast.unparse(node)!r}")
 
 
 def _evaluate(node: ast.expr, case: Case) -> Any:
@@ -54,7 +73,7 @@ def _evaluate(node: ast.expr, case: Case) -> Any:
             return value
         case ast.Tuple(elements) | ast.List(elements):
             return tuple(_evaluate(element, case) for element in elements)
-        case ast.Name(name):
+        case ast.Name(name) if name in _ATTRIBUTES:
             return getattr(case, name)
         case ast.Subscript(of, index):
             return _evaluate(of, case)[_evaluate(index, case)]

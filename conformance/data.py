@@ -38,7 +38,8 @@ class Expected:
 
 
 class Problem:
-    """A case with its arrays: input x, filter w, cotangent dy, and the cotangents u (of dx) and v (of dw).
+    """A case with its arrays: input x, filter w, and the cotangents (gradients that a gradient is given of its result)
+    dy of the output, u of dx and v of dw.
 
     Args:
       case: what to make arrays for. Equal cases give equal arrays.

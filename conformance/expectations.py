@@ -177,7 +177,7 @@ def _stale(entry: Known, covered: Sequence[Result]) -> str:
     return f"none of {len(made)} checks fails so" + (f" where {entry.when}" if entry.when else "")
 
 
-def update(path: Path, run: Run, entries: Iterable[Known]) -> int:
+def update(path: Path, run: Run, entries: Iterable[Known]) -> tuple[int, int]:
     """Writes what a run found into a file: stale entries are taken out, and failures that none is left for appended.
 
     Args:
@@ -186,15 +186,17 @@ def update(path: Path, run: Run, entries: Iterable[Known]) -> int:
       entries: what `read` gave for the file, in its order; none for a new one.
 
     Returns:
-      How many entries were appended.
+      How many entries were appended, and how many taken out.
     """
     document = tomlkit.parse(path.read_text()) if path.exists() else tomlkit.document()
     tables = document.get("known") or tomlkit.aot()  # an empty list, as one may be written, is no array of tables
     made = [replace(result, outcome=result.was, was="") if result.was else result for result in run.results]
-    kept = []
+    kept: list[Known] = []
+    removed = 0
     for number, entry in reversed(list(enumerate(entries))):
         if entry.applies(run) and _stale(entry, [result for result in made if entry.covers(result)]):
             del tables[number]
+            removed += 1
         else:
             kept.append(entry)
     groups: dict[tuple[str, str, str, str], list[Result]] = defaultdict(list)
@@ -211,7 +213,7 @@ def update(path: Path, run: Run, entries: Iterable[Known]) -> int:
     if tables:  # an empty one would be written as a list, to which none can be appended
         document["known"] = tables
     path.write_text(tomlkit.dumps(document))
-    return len(groups)
+    return len(groups), removed
 
 
 def _where(result: Result) -> dict[str, Any]:

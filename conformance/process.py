@@ -85,10 +85,13 @@ class Worker:
         assert self._process.stdin and self._process.stdout
         self._requests, self._answers = self._process.stdin, self._process.stdout.fileno()
         self._unread = b""
-        hello = self._read(time.monotonic() + _START_SECONDS)
-        if "cannot" in hello:
+        try:
+            hello = self._read(_START_SECONDS)
+            if "cannot" in hello:
+                raise TargetUnavailableError(str(hello["cannot"]))
+        except BaseException:
             self.close()
-            raise TargetUnavailableError(str(hello["cannot"]))
+            raise
         self.devices: list[str] = hello["hello"]["devices"]
         self.versions: dict[str, str] = hello["hello"]["versions"]
 
@@ -99,7 +102,7 @@ class Worker:
           WorkerLostError: the process ends, as where the target can't be had.
         """
         self._send({"target": target})
-        self._read(time.monotonic() + _START_SECONDS)
+        self._read(_START_SECONDS)
         self.target = target
 
     def ask(self, case: str, checks: tuple[str, ...], separately: bool) -> Iterator[dict[str, Any]]:
@@ -108,9 +111,9 @@ class Worker:
         Raises:
           WorkerLostError: the process ended, or was ended for using too much.
         """
-        deadline = time.monotonic() + self.limits.seconds
+        begun = time.monotonic()
         self._send({"case": case, "checks": checks, "separately": separately})
-        while not (message := self._read(deadline)).get("end"):
+        while not (message := self._read(self.limits.seconds, begun)).get("end"):
             yield message
 
     def close(self) -> None:
@@ -130,12 +133,14 @@ class Worker:
         except BrokenPipeError:
             raise self._lost() from None
 
-    def _read(self, deadline: float) -> dict[str, Any]:
+    def _read(self, seconds: float, since: float | None = None) -> dict[str, Any]:
+        """The next message, if it comes within so many seconds since a time, or now."""
+        deadline = (time.monotonic() if since is None else since) + seconds
         while b"\n" not in self._unread:
             left = deadline - time.monotonic()
             if left <= 0:
                 self._process.kill()
-                raise WorkerLostError(TIMEOUT, f"no answer within {self.limits.seconds:g} s")
+                raise WorkerLostError(TIMEOUT, f"no answer within {seconds:g} s")
             ready, _, _ = select.select([self._answers], [], [], min(left, 0.5))
             if not ready:
                 if _resident(self._process.pid) > self.limits.memory:

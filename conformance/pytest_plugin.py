@@ -42,7 +42,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         names = config.getoption("--conformance-target") or ["depthwise"]
         metafunc.parametrize("conformance_target", names, scope="session")
     if "conformance_case" in metafunc.fixturenames:
-        chosen = selection(*map(config.getoption, _SELECTING))
+        try:
+            chosen = selection(*map(config.getoption, _SELECTING))
+        except ValueError as error:
+            raise pytest.UsageError(str(error)) from None
         metafunc.parametrize("conformance_case", chosen, ids=[str(case).replace(" ", ",") for case in chosen])
 
 

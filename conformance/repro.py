@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from depthwise.conformance.case import Case
 from depthwise.conformance.checks import checks_of, results_of
 from depthwise.conformance.data import Problem
 from depthwise.conformance.malformed import MALFORMED
@@ -79,7 +78,7 @@ def script(result: Result) -> str:
         complex="complex" in case.dtype,
         traced=[case.traced(shape) for shape in (np.shape(malformed.get("input", problem.x)), case.output_shape)],
         jit=", jit_compile=True" if case.mode == "xla" else "",
-        before=_pads_before(case),
+        before=tuple(before for before, _ in case.pads),
         unit=unit,
         unit_out=unit_out,
     )
@@ -112,14 +111,3 @@ def _how_to_call(target: str) -> tuple[str, str, dict[str, str]]:
         return "from depthwise.conformance.targets import resolve", f"resolve({target!r}).op", {}
     # Run from the folder that the suite was run from, it finds the same modules.
     return f'import sys\n\nsys.path.append(".")\nfrom {source} import {attribute}', attribute, {}
-
-
-def _pads_before(case: Case) -> tuple[int, int]:
-    """Top and left padding, by TensorFlow's documentation of SAME: half of what the last window lacks."""
-    if not isinstance(case.padding, str):
-        return case.padding[0][0], case.padding[1][0]
-    if case.padding == "VALID":
-        return 0, 0
-    sizes = zip(case.input[1:3], case.filter[:2], case.strides, case.dilations, strict=True)
-    top, left = (max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) // 2 for n, k, s, d in sizes)
-    return top, left

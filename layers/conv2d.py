@@ -23,6 +23,7 @@ class Conv2D(Lowered, keras.layers.Conv2D):  # type: ignore[misc]  # Keras carri
 
     Example:
       >>> import numpy as np
+      >>> from depthwise.layers import Conv2D
       >>> Conv2D(16, 7, padding="same", groups=8)(np.ones((4, 10, 12, 8), "float32")).shape
       TensorShape([4, 10, 12, 16])
     """

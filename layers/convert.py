@@ -58,6 +58,8 @@ def convert(
         has no counterpart in Keras: explicit padding, or a lowering asked for by name.
 
     Example:
+      >>> import keras
+      >>> from depthwise.layers import convert
       >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.DepthwiseConv2D(3)])
       >>> convert(model).layers[0].__module__
       'depthwise.layers.depthwise_conv2d'

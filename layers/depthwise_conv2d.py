@@ -53,6 +53,7 @@ class DepthwiseConv2D(Lowered, keras.layers.DepthwiseConv2D):  # type: ignore[mi
 
     Example:
       >>> import numpy as np
+      >>> from depthwise.layers import DepthwiseConv2D
       >>> layer = DepthwiseConv2D(3, strides=(1, 2), padding=((1, 1), (0, 2)), dilation_rate=2, activation="relu")
       >>> layer(np.ones((4, 10, 12, 8), "float32")).shape
       TensorShape([4, 8, 5, 8])

@@ -20,6 +20,7 @@ class SeparableConv2D(Lowered, keras.layers.SeparableConv2D):  # type: ignore[mi
 
     Example:
       >>> import numpy as np
+      >>> from depthwise.layers import SeparableConv2D
       >>> SeparableConv2D(16, 3, strides=2, padding="same")(np.ones((4, 10, 12, 8), "float32")).shape
       TensorShape([4, 5, 6, 16])
     """

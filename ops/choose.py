@@ -1,7 +1,7 @@
 """The chooser: a table from conditions to lowerings, with the reason and the measurement behind each row.
 
 A plan is made when the op is traced (or called eagerly), contraction by contraction: the first row whose condition
-holds and whose lowering does not refuse. `explain` prints the lowering and the reason of these rows.
+holds and whose lowering does not refuse. `explain` returns the lowering and the reason of these rows.
 
 Cases are written as the benchmarks read them (benchmarks/case.py): 8x56x56x128 k3 s2 d2 m2 is a batch of 8 images of
 56x56 with 128 channels under a 3x3 filter, with strides 2, dilations 2 and two outputs a channel. Where two figures
@@ -72,7 +72,7 @@ outputs of fewer than LARGEST_MULTIPLIER take an island of any taps: 8x14x14x128
 MOST_REPEATED_NCHW_TAPS = 25
 """NCHW, with oneDNN, several outputs of a channel: most taps for which an island computes output or input gradient:
 8x28x28x192 k5 m2 NCHW takes 3.3 and 2.5, 3.7 and 2.8, 8x14x14x384 k7 m2 NCHW 2.3 and 2.6, 2.6 and 2.5."""
-SMALL_MULTIPLIER, FEW_TAPS = 2, 9
+SMALL_MULTIPLIER, MOST_REPEATED_FILTER_GRAD_TAPS = 2, 9
 """Several outputs of a channel, with oneDNN: an island computes the filter gradient where there are no more of them, or
 no more taps, than this. 8x28x28x192 k7 m4 takes 17 ms in oneDNN's kernel and 28 in an island."""
 MOST_TAPS_SUMMED_AT_ONCE = 9
@@ -89,7 +89,8 @@ ISLAND_PRODUCTS, ISLAND_PRODUCTS_WITHOUT_ONEDNN = 2**22, 2**20
 
 
 def _island_may_pay(spec: ConvSpec, mode: Mode) -> bool:
-    """Whether sizes are known, and large enough that a compilation is soon earned back. (On a GPU: not measured.)"""
+    """Whether this is a plain graph, on a machine without a GPU (with one: not measured), and sizes are known, and
+    large enough that a compilation is soon earned back."""
     if mode != "graph" or spec.may_be_empty or tf.config.list_physical_devices("GPU"):
         return False
     least = ISLAND_PRODUCTS if onednn_computes(spec) else ISLAND_PRODUCTS_WITHOUT_ONEDNN
@@ -120,7 +121,7 @@ def _island_with_multiplier(spec: ConvSpec, contraction: Contraction, mode: Mode
     if not 1 < _multiplier(spec) <= LARGEST_MULTIPLIER or not _island_may_pay(spec, mode) or not onednn_computes(spec):
         return False
     if contraction == "filter_grad":
-        return _multiplier(spec) <= SMALL_MULTIPLIER or spec.taps <= FEW_TAPS
+        return _multiplier(spec) <= SMALL_MULTIPLIER or spec.taps <= MOST_REPEATED_FILTER_GRAD_TAPS
     if not spec.is_strided:
         return spec.taps <= MOST_REPEATED_TAPS
     is_output_of_few = contraction == "output" and _multiplier(spec) < LARGEST_MULTIPLIER
@@ -167,7 +168,7 @@ TABLE: tuple[Row, ...] = (
     Row(
         "taps",
         lambda spec, contraction, mode: spec.dtype not in FLOATS,
-        "TensorFlow has no convolution kernel for integer and complex dtypes",
+        "TensorFlow has no depthwise kernel for integer and complex dtypes",
         "the kernels' registered dtypes",
     ),
     Row(

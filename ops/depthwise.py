@@ -67,11 +67,10 @@ def depthwise_conv2d(
 
     Differentiable to any order in input and filter, in reverse and forward mode, in eager code, in functions with or
     without XLA, and vectorized by `tf.vectorized_map`; integers have no gradients. The same call gives the same bits.
-    (Not vectorized are, under XLA, "native", "portable", and filter gradients by "island" or of over 64 taps; outside,
-    by "native", a Jacobian by the filter inside a map. And a forward accumulator around a compiled function cannot see
-    through "native" and "portable". They raise an error there.)
+    (A Jacobian by the filter is not vectorized, and raises an error, by "native" inside a map, and under XLA by
+    "native", by "portable", and of so many taps or such large images that it is summed in a loop.)
 
-    NaN and infinity in the input or in the incoming gradient reach exactly the results whose sums they are in. What a
+    NaN and infinity in the input or in the output gradient reach exactly the results whose sums they are in. What a
     filter value that is not finite meets over padding (for an input gradient: beyond the output, or between strides) is
     not specified: a lowering may leave the term out, or multiply it with a zero, which gives NaN. (A float64 function
     that is traced outside XLA and later called within spreads both among channels: there XLA compiles TensorFlow's

@@ -27,9 +27,9 @@ from dataclasses import dataclass
 import tensorflow as tf
 from depthwise.ops.differentiable import differentiable
 from depthwise.ops.lowerings.base import Contraction, Plan, Sizes
-from depthwise.ops.rows import ContractionGradients
+from depthwise.ops.mapped import MappedContraction
 from depthwise.ops.sizes import told
-from depthwise.ops.spec import COMPLEX, ConvSpec, Dim, nhwc
+from depthwise.ops.spec import COMPLEX, ConvSpec, Dim, argument_error, nhwc
 
 
 @dataclass(frozen=True)
@@ -54,26 +54,26 @@ class Trilinear:
     def gradients(
         self, contraction: Contraction, a: tf.Tensor, b: tf.Tensor, g: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The gradients of a contraction by its operands a and b, where its own is g.
+        """The gradients of a contraction by its operands a and b, given g, that of its result.
 
-        It may be slices (behind `tf.gather`), or come from where nothing is known of its shape.
+        g may be IndexedSlices (behind `tf.gather`), or come from where nothing is known of its shape.
         """
         spec, a_, b_ = self.spec, self._conj(a), self._conj(b)
         if contraction == "output":
-            g = told(tf.convert_to_tensor(g), spec.output_shape)
+            g = _upstream(g, "output", spec.output_shape)
             dx = self.input_grad(b_, g, _sizes(spec.input_shape, a))
             return dx, self.filter_grad(a_, g, _sizes(spec.filter_shape, b))
         if contraction == "input_grad":
-            g = told(tf.convert_to_tensor(g), spec.input_shape)
+            g = _upstream(g, "input gradient", spec.input_shape)
             return self.filter_grad(g, b_, _sizes(spec.filter_shape, a)), self.output(g, a_)
-        g = told(tf.convert_to_tensor(g), spec.filter_shape)
+        g = _upstream(g, "filter gradient", spec.filter_shape)
         return self.input_grad(g, b_, _sizes(spec.input_shape, a)), self.output(a_, g)
 
     def _differentiable(
         self, contraction: Contraction, compute: Callable[..., tf.Tensor], a: tf.Tensor, b: tf.Tensor, *sizes: Sizes
     ) -> tf.Tensor:
         return differentiable(
-            lambda a, b: self._value(compute, a, b, *sizes), ContractionGradients(self, contraction), a, b
+            lambda a, b: self._value(compute, a, b, *sizes), MappedContraction(self, contraction), a, b
         )
 
     def _output_sizes(self, x: tf.Tensor, w: tf.Tensor) -> Sizes:
@@ -101,6 +101,16 @@ class Trilinear:
 
     def _conj(self, tensor: tf.Tensor) -> tf.Tensor:
         return tf.math.conj(tensor) if self.spec.dtype in COMPLEX else tensor
+
+
+def _upstream(g: tf.Tensor, what: str, shape: tuple[Dim, ...]) -> tf.Tensor:
+    """The gradient that is given for `what`, which has this shape, as a tensor that is told so."""
+    g = tf.convert_to_tensor(g)
+    if not g.shape.is_compatible_with(shape):
+        rule, advice = f"have the shape of the {what}, {shape}", "Pass one number for each that is differentiated."
+        whose = "gradient of depthwise_conv2d"
+        raise argument_error("output_gradients", rule, f"shape {tuple(g.shape)}", advice, whose=whose)
+    return told(g, shape)
 
 
 def _sizes(shape: tuple[Dim, ...], tensor: tf.Tensor) -> Sizes:

@@ -26,6 +26,12 @@ except ImportError:  # pragma: no cover
         return False
 
 
+try:
+    from tensorflow.python.ops.control_flow_v2_func_graphs import CondBranchFuncGraph
+except ImportError:  # pragma: no cover
+    CondBranchFuncGraph = ()
+
+
 Mode: TypeAlias = Literal["eager", "graph", "export", "xla"]
 """Where the op stands: called eagerly, traced into a graph, into one that may be exported to another format, or into
 one that XLA will compile."""
@@ -34,6 +40,14 @@ one that XLA will compile."""
 def is_under_xla() -> bool:
     """Whether what is traced now will be compiled by XLA, be it in a function or a branch or loop within."""
     return bool(GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
+
+
+def is_in_compiled_branch() -> bool:
+    """Whether what is traced now is, or is called by, a branch of a conditional that XLA will compile."""
+    graph = tf.compat.v1.get_default_graph()
+    while graph is not None and not isinstance(graph, CondBranchFuncGraph):
+        graph = getattr(graph, "outer_graph", None)
+    return graph is not None and is_under_xla()
 
 
 def current_mode() -> Mode:

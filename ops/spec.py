@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 from depthwise.ops.geometry import Axis, Padding
+from depthwise.ops.sizes import told
 
 Dim: TypeAlias = "int | None"
 
@@ -254,35 +255,16 @@ def _spec(
     dilations: Any,
 ) -> ConvSpec:
     """The record of a call, argument by argument, then what needs more than one of them."""
-    if data_format is None:
-        data_format = "NHWC"
-    if not isinstance(data_format, str) or data_format not in ("NHWC", "NCHW"):
-        kind = ValueError if isinstance(data_format, str) else TypeError
-        rule = "be 'NHWC', 'NCHW' or None (NHWC)"
-        raise argument_error("data_format", rule, shown(data_format), "Pass one of the three.", kind)
-    data_format = str(data_format)
+    data_format = _data_format(data_format)
     stride_rows, stride_cols = _strides(strides, data_format)
     rate_rows, rate_cols = _dilations(dilations, data_format)
     pad_rows, pad_cols = _padding(padding, data_format)
-    for argument, shape in (("input", input_shape), ("filter", filter_shape)):
-        if shape is not None and len(shape) != 4:
-            raise argument_error(argument, _RANK_RULES[argument], f"shape {shape}", _RANK_ADVICE)
-    if dtype not in FLOATS + INTEGERS + COMPLEX:
-        supported = ", ".join(FLOATS + INTEGERS + COMPLEX)
-        raise argument_error("input", f"have one of the dtypes {supported}", dtype, "Use tf.cast.", TypeError)
-    if filter_dtype != dtype:
-        advice = f"Use tf.cast(filter, tf.{dtype})."
-        raise argument_error("filter", f"have the dtype of `input` ({dtype})", filter_dtype, advice, TypeError)
-
+    _check_tensors(input_shape, filter_shape, dtype, filter_dtype)
     batch, height, width, channels = nhwc(input_shape or (None,) * 4, data_format)
     filter_height, filter_width, filter_channels, multiplier = filter_shape or (None,) * 4
     if channels is not None and filter_channels is not None and channels != filter_channels:
-        raise argument_error(
-            "filter",
-            _CHANNEL_RULE,
-            f"filter shape {filter_shape} for input shape {input_shape} in {data_format}",
-            _CHANNEL_ADVICE,
-        )
+        received = f"filter shape {filter_shape} for input shape {input_shape} in {data_format}"
+        raise argument_error("filter", _CHANNEL_RULE, received, _CHANNEL_ADVICE)
     spec = ConvSpec(
         data_format=data_format,
         dtype=dtype,
@@ -298,6 +280,21 @@ def _spec(
         rule = f"leave an output of at most {INT64_MAX} elements"
         raise argument_error("padding", rule, f"an output of shape {spec.output_shape}", "Pad less.")
     return spec
+
+
+def _check_tensors(
+    input_shape: tuple[Dim, ...] | None, filter_shape: tuple[Dim, ...] | None, dtype: str, filter_dtype: str
+) -> None:
+    """Refuses tensors of another rank than 4, or of dtypes that are not supported, or two."""
+    for argument, shape in (("input", input_shape), ("filter", filter_shape)):
+        if shape is not None and len(shape) != 4:
+            raise argument_error(argument, _RANK_RULES[argument], f"shape {shape}", _RANK_ADVICE)
+    if dtype not in FLOATS + INTEGERS + COMPLEX:
+        supported = ", ".join(FLOATS + INTEGERS + COMPLEX)
+        raise argument_error("input", f"have one of the dtypes {supported}", dtype, "Use tf.cast.", TypeError)
+    if filter_dtype != dtype:
+        advice = f"Use tf.cast(filter, tf.{dtype})."
+        raise argument_error("filter", f"have the dtype of `input` ({dtype})", filter_dtype, advice, TypeError)
 
 
 def _check_axis(axis: Axis, side: str, filter_shape: tuple[Dim, ...] | None) -> None:
@@ -320,8 +317,6 @@ _RANK_RULES = {
     "filter": "have rank 4: [filter_height, filter_width, in_channels, channel_multiplier]",
 }
 _CHANNEL_RULE = "have as many in_channels (its third dimension) as `input` has channels"
-
-
 _RANK_ADVICE = "Reshape it, or add a dimension."
 _CHANNEL_ADVICE = "Check data_format, or the order of the filter's dimensions."
 _TAPS_RULE, _TAPS_ADVICE = "have a {} of at least 1", "Use a 1x1 filter."
@@ -348,7 +343,7 @@ def _checked_at_run_time(spec: ConvSpec, input: tf.Tensor, filter: tf.Tensor) ->
         if axis.size is None and not isinstance(axis.padding, str) and any(axis.padding):
             fits = tf.shape(input)[at] <= INT32_MAX - sum(axis.padding)
             input = _asserted(input, fits, "padding", _PADDED_RULE.format(side), _PADDED_ADVICE)
-    return _shaped(input, spec.input_shape), _shaped(filter, spec.filter_shape)
+    return told(input, spec.input_shape), told(filter, spec.filter_shape)
 
 
 def _of_rank_4(argument: str, tensor: tf.Tensor) -> tf.Tensor:
@@ -358,14 +353,6 @@ def _of_rank_4(argument: str, tensor: tf.Tensor) -> tf.Tensor:
     # assertion holds, and removes it.
     sizes = tf.slice(tf.concat([tf.shape(tensor), [1] * 4], 0), [0], [4])
     return _asserted(tensor, tf.equal(tf.rank(tensor), 4), argument, _RANK_RULES[argument], _RANK_ADVICE, sizes=sizes)
-
-
-def _shaped(tensor: tf.Tensor, shape: tuple[Dim, ...]) -> tf.Tensor:
-    """The tensor with a static shape that says as much. (Forward mode in a graph fails on ensure_shape.)"""
-    if _dims(tensor) != shape:
-        tensor = tf.identity(tensor)
-        tensor.set_shape(shape)
-    return tensor
 
 
 def _asserted(
@@ -440,6 +427,16 @@ def _integers(argument: str, rule: str, values: Any, minimum: int, advice: str) 
     if not all(minimum <= value <= INT32_MAX for value in integers):
         raise argument_error(argument, f"{rule}, each from {minimum} to {INT32_MAX}", shown(values), advice)
     return integers
+
+
+def _data_format(data_format: Any) -> str:
+    if data_format is None:
+        return "NHWC"
+    if not isinstance(data_format, str) or data_format not in ("NHWC", "NCHW"):
+        kind = ValueError if isinstance(data_format, str) else TypeError
+        rule = "be 'NHWC', 'NCHW' or None (NHWC)"
+        raise argument_error("data_format", rule, shown(data_format), "Pass one of the three.", kind)
+    return str(data_format)
 
 
 def _strides(strides: Any, data_format: str) -> tuple[int, int]:

@@ -22,6 +22,11 @@ _MOST_FAILURES = 20
 _STYLE = dict(zip(OUTCOMES, ("green", "cyan", "magenta", "red", "bold red", "bold red", "yellow", "dim"), strict=True))
 
 
+def console(stderr: bool = False) -> Console:
+    """Where to print: standard output, or standard error. `file.py:op: ` is not meant as an emoji there."""
+    return Console(stderr=stderr, emoji=False)
+
+
 @contextmanager
 def progress(console: Console) -> Iterator[Callable[[Progress], None]]:
     """Shows a progress bar; yields what a run calls with its state."""

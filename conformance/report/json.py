@@ -37,5 +37,8 @@ def as_dict(result: Result) -> dict[str, Any]:
         "outcome": result.outcome,
         "error_in_bounds": result.units if math.isfinite(result.units) else None,
         "detail": result.detail,
+        "raised": result.raised,
+        "shown_by": list(result.shown_by),
         "reference": result.reference,
+        "was": result.was,
     }

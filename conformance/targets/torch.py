@@ -75,18 +75,7 @@ def _convolve(x: Any, w: Any, case: Case) -> Any:
     images = x if case.format == "NCHW" else x.permute(0, 3, 1, 2)
     # [kh, kw, C, M] -> [C*M, 1, kh, kw]: group k's outputs are k*M to k*M + M - 1, as in TensorFlow.
     filters = w.permute(2, 3, 0, 1).reshape(channels * multiplier, 1, kh, kw)
-    (top, bottom), (left, right) = _pads(case)
+    (top, bottom), (left, right) = case.pads  # PyTorch's "same" knows no strides
     padded = torch.nn.functional.pad(images, (left, right, top, bottom))
     y = torch.nn.functional.conv2d(padded, filters, stride=case.strides, dilation=case.dilations, groups=channels)
     return y if case.format == "NCHW" else y.permute(0, 2, 3, 1)
-
-
-def _pads(case: Case) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The pads in numbers: PyTorch's "same" knows no strides."""
-    if not isinstance(case.padding, str):
-        return case.padding
-    if case.padding == "VALID":
-        return (0, 0), (0, 0)
-    sizes = zip(case.input[1:3], case.filter[:2], case.strides, case.dilations, strict=True)
-    height, width = (max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in sizes)
-    return (height // 2, height - height // 2), (width // 2, width - width // 2)

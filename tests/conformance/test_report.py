@@ -61,6 +61,7 @@ class ReportTest(unittest.TestCase):
         document = json.loads(self.path.read_text(), parse_constant=self.fail)
         self.assertEqual(document["header"]["options"], {"seed": 3})
         self.assertIsNone(document["results"][1]["error_in_bounds"])
+        self.assertEqual((document["results"][-1]["outcome"], document["results"][-1]["was"]), ("EXPECTED", "FAIL"))
         self.assertEqual(document["results"][2]["case"], "dtype=float32 mode=eager device=CPU")
 
     def test_junit(self):

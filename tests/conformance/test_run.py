@@ -13,6 +13,7 @@ import time
 import unittest
 from pathlib import Path
 
+from depthwise.conformance import targets
 from depthwise.conformance.case import parse
 from depthwise.conformance.cli import main, parser, selected
 from depthwise.conformance.malformed import MALFORMED
@@ -162,6 +163,7 @@ class CommandLineTest(unittest.TestCase):
             ("--shard", "3/2"),
             ("--shrink", "-1"),
             ("--repros", __file__),
+            ("--html", "/nowhere/found.html"),
         ]
     )
     def test_what_breaks_the_rule_of_an_option_exits_2(self, option, text):
@@ -189,7 +191,7 @@ class CommandLineTest(unittest.TestCase):
 
     def test_a_folder_that_is_none_is_found_before_the_run(self):
         with self.assertRaises(SystemExit) as raised:
-            main(["run", "--case", PLAIN, "--junit", "/nowhere/found.xml"])
+            main(["update-expectations", "/nowhere/known.toml", "--case", PLAIN])
         self.assertEqual(raised.exception.code, 2)
 
     def test_a_target_that_refuses_everything_exits_2(self):
@@ -279,4 +281,21 @@ class CommandLineTest(unittest.TestCase):
                     time.sleep(0.1)
 
     def test_targets_are_listed(self):
-        self.assertEqual(main(["targets"]), 0)
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            self.assertEqual(main(["targets"]), 0)
+        for name in (*targets.BUILT_IN, "depthwise:LOWERING", "module:callable", "file.py:callable"):
+            self.assertRegex(said.getvalue(), rf"(?m)^{name} +\w")
+
+    def test_a_report_that_cannot_be_written_loses_no_other(self):
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder) / "fire.py"
+            target.write_text("from depthwise.ops import depthwise_conv2d as fire\n")
+            junit = Path(folder) / "found.xml"
+            options = ["--case", PLAIN, "--target", f"{target}:fire", "--json", "/dev/full", "--junit", str(junit)]
+            said = [io.StringIO(), io.StringIO()]
+            with contextlib.redirect_stdout(said[0]), contextlib.redirect_stderr(said[1]):
+                self.assertEqual(main(["run", "--jobs", "1", *options]), 2)
+            printed, errors = ("".join(text.getvalue().split()) for text in said)  # lines are broken anywhere
+            self.assertIn("/dev/fullcouldnotbewritten:Nospaceleft", errors)
+            self.assertIn("fire.py:fire:failed/made", printed)  # and not an emoji
+            self.assertIn("fire.py:fire", junit.read_text())

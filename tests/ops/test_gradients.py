@@ -124,9 +124,7 @@ class ManyOrdersTest(unittest.TestCase):
         d2 = outer.gradient(d1, t)
         np.testing.assert_allclose(tf.reduce_sum(hx * self.vx) + tf.reduce_sum(hw * self.vw), d2, rtol=1e-10)
 
-    @parameterized.expand(
-        [p for p in FLOAT64 if p[1] is not None and p != ("portable", True)]  # XLA cannot compile that branch's tangent
-    )
+    @parameterized.expand([p for p in FLOAT64 if p[1] is not None])
     def test_forward_mode_around_a_function(self, lowering, compiled):
         f = tf.function(lambda x, w: self.f(x, w, lowering), autograph=False, jit_compile=compiled)
         with tf.autodiff.ForwardAccumulator([self.x, self.w], [self.vx, self.vw]) as forward:
@@ -255,6 +253,29 @@ class UpstreamTest(unittest.TestCase):
         run = tf.function(second, autograph=False, input_signature=[tf.TensorSpec(shape) for shape in signature])
         np.testing.assert_allclose(run(x, w, dy, u), second(x, w, dy, u), rtol=1e-5, atol=1e-4)
 
+    @parameterized.expand(itertools.product(LOWERINGS, ("output", "input_grad", "filter_grad"), (False, True)))
+    def test_of_a_wrong_shape(self, lowering, contraction, in_function):
+        """Of which a kernel would abort, or leave something out."""
+        x, w, dy = tf.ones([2, 6, 6, 2]), tf.ones([3, 3, 2, 1]), tf.ones([2, 6, 6, 2])
+
+        def gradients(g):
+            with tf.GradientTape() as outer:
+                outer.watch([x, w])
+                with tf.GradientTape() as inner:
+                    inner.watch([x, w])
+                    y = depthwise_conv2d(x, w, [1] * 4, "SAME", lowering=lowering)
+                if contraction == "output":
+                    return inner.gradient(y, [x, w], g)
+                found = inner.gradient(y, x if contraction == "input_grad" else w, dy)
+            return outer.gradient(found, [x, w], g)
+
+        run = tf.function(gradients, autograph=False) if in_function else gradients
+        for more in (-1, 1):
+            shape = (w if contraction == "filter_grad" else x).shape.as_list()
+            shape[1] += more
+            with self.assertRaisesRegex(ValueError, "`output_gradients` must have the shape of the"):
+                run(tf.ones(shape))
+
     def test_a_graph_from_elsewhere_is_not_given_the_gradient_of_another_convolution(self):
         """Of the same number there: it has none, then."""
         x, w = tf.ones([1, 6, 6, 2]), tf.ones([3, 3, 2, 1])
@@ -284,7 +305,7 @@ class ConnectionTest(unittest.TestCase):
         self.assertEqual(float(tape.gradient(y, other, unconnected_gradients="zero")), 0.0)
         self.assertIsNone(tape.gradient(y, self.w))
 
-    def test_third_order_in_one_argument_vanishes(self):
+    def test_second_order_in_one_argument_vanishes(self):
         # The op is linear in the filter: what does not depend on a tensor has no or a zero gradient.
         with tf.GradientTape() as outer:
             outer.watch(self.w)

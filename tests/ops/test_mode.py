@@ -20,6 +20,27 @@ class CompilationTest(unittest.TestCase):
         self.assertEqual(traced(current_mode), "graph")
         self.assertEqual(traced(current_mode, jit_compile=True), "xla")
 
+    def test_seen_for_export(self):
+        with mode.without_islands():
+            seen = current_mode(), traced(current_mode), traced(current_mode, jit_compile=True)
+        self.assertEqual(seen, ("eager", "export", "xla"))
+        self.assertEqual(traced(current_mode), "graph")
+
+    def test_compiled_branches_are_seen(self):
+        def in_a_branch(of):
+            seen = []
+            tf.cond(tf.random.uniform([]) < 2, lambda: seen.append(of(mode.is_in_compiled_branch)) or 0.0, lambda: 0.0)
+            return seen[0]
+
+        def at_once(function):
+            return function()
+
+        for of in (at_once, traced):
+            self.assertTrue(traced(lambda of=of: in_a_branch(of), jit_compile=True))
+            self.assertFalse(traced(lambda of=of: in_a_branch(of)))
+        self.assertFalse(traced(mode.is_in_compiled_branch, jit_compile=True))
+        self.assertEqual(mode.CondBranchFuncGraph.__module__, "tensorflow.python.ops.control_flow_v2_func_graphs")
+
     def test_seen_from_inner_functions_and_control_flow(self):
         def in_a_function():
             return traced(current_mode)

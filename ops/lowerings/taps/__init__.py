@@ -56,7 +56,7 @@ class Taps:
 
 
 def _formulation(spec: ConvSpec, contraction: Contraction) -> ModuleType:
-    """The module that computes this contraction for such sizes."""
+    """The module that computes this contraction for such sizes, unless `end_to_end` pays."""
     if spec.far_apart:
         return tap_by_tap
     if contraction == "filter_grad":

@@ -15,9 +15,10 @@ Stage 2 must begin with an op that XLA does not fuse stage 1 into (that would re
 over windows is one, and `AvgPool` times its window size is that reduction in every mode of TensorFlow.
 
 In stage 1 tap columns are concatenated. Tap rows, of which a concatenation would have too many, become a real loop
-dimension: a column of the input, repeated and cut into rows that are `rate` longer than itself (or than as many of it
-as the outputs reach over), holds in row i the column shifted by i taps. Broadcast, reshape, slice and transpose are
-mere index arithmetic in the fused loop. What wraps around the edge of the image is masked out.
+dimension: a column of the input, put end to end again and again, and cut into rows that are a column (or as many of
+them as the outputs reach over) and `rate` samples long, holds in row i the column shifted by i taps. Broadcast,
+reshape, slice and transpose are mere index arithmetic in the fused loop. What wraps around the edge of the image is
+masked out.
 
 XLA emits a concatenation at the root of a fusion as one loop nest per operand, each loading everything again. Behind
 a `reverse` it becomes one nest, whose loads the taps share; stage 2 sees to the order.
@@ -231,7 +232,8 @@ def _skew(layout: Layout, rows: Axis, columns: Columns) -> Callable[[tf.Tensor],
 def _row_window(rows: Size) -> tuple[int, Size]:
     """Rows that a window of stage 2 adds up, and the rows that all windows hold.
 
-    Two windows at least, one for each of two threads; of a power of two, by which a mean is divided exactly.
+    Two windows at least, if there are two rows, one for each of two threads; of a power of two, by which a mean is
+    divided exactly.
     """
     if not isinstance(rows, int):
         return ROW_WINDOW, ROW_WINDOW * ceil_div(rows, ROW_WINDOW)

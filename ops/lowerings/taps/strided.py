@@ -77,8 +77,10 @@ class Shifts:
 
 def pays(spec: ConvSpec) -> bool:
     """Whether there are strides, and few enough terms to write out: each is of one tap in every phase."""
-    if not (spec.is_strided and is_large(spec)):
-        return spec.is_strided
+    if not spec.is_strided:
+        return False
+    if not is_large(spec):
+        return True
     terms = prod(int(np.count_nonzero(Shifts(axis).is_tap.any(1))) for axis in (spec.rows, spec.cols))
     return terms <= (UNROLLED_TAPS if spec.data_format == "NHWC" else MOST_NCHW_TERMS)
 
