@@ -67,8 +67,9 @@ def depthwise_conv2d(
 
     Differentiable to any order in input and filter, in reverse and forward mode, in eager code, in functions with or
     without XLA, and vectorized by `tf.vectorized_map`; integers have no gradients. The same call gives the same bits.
-    (A Jacobian by the filter is not vectorized, and raises an error, by "native" inside a map, and under XLA by
-    "native", by "portable", and of so many taps or such large images that it is summed in a loop.)
+    (Where an image has more than four times the elements of its output, Jacobians by the filter are left to
+    TensorFlow's own way of vectorizing; by "native" and "portable" it raises an error under XLA and inside a map. Under
+    XLA, so does any Jacobian by "portable" inside a map.)
 
     NaN and infinity in the input or in the output gradient reach exactly the results whose sums they are in. What a
     filter value that is not finite meets over padding (for an input gradient: beyond the output, or between strides) is

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 _ARGUMENTS = {"output": ("x", "w", "dy"), "input_grad": ("w", "dy", "x"), "filter_grad": ("x", "dy", "w")}
 """Of the trilinear form: the operands of a contraction, and what its result and upstream gradient have the shape of."""
 
+MOST_REPEATED = 4
+"""Most elements of a tensor that is repeated, for each that the others, or the result, have of their own: as many as an
+image has where the stride is 2."""
+
 
 @dataclass(frozen=True)
 class MappedContraction:
@@ -53,12 +57,12 @@ class MappedContraction:
     def result(self, a: tf.Tensor, b: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor | None:
         """The results of all elements, of this shape; None where TensorFlow's way is the better one, or the only one.
 
-        The better one for filter gradients that share an operand, as the rows of a Jacobian do: an image repeated for
-        each takes far more memory than they. The only one where how large a result is will be known at run time alone,
-        or how many elements there are (of neither operand, as where there is but one).
+        The better one where what the elements share is large beside what each has. The only one where how large a
+        result is will be known at run time alone, or how many elements there are (of neither operand, as where there is
+        but one).
         """
-        sizes, enough = shape[len(self.stacked) :], all if self.contraction == "filter_grad" else any
-        if not (all(map(enough, self.stacked)) and sizes.is_fully_defined()):
+        sizes = shape[len(self.stacked) :]
+        if not (all(map(any, self.stacked)) and sizes.is_fully_defined() and self._repeats_little()):
             return None
         tensors = self._told(a, b)
         folds = self._folds(tensors)
@@ -85,10 +89,23 @@ class MappedContraction:
         all_of_them = (True,) * len(self.stacked)
         return dict(zip(_ARGUMENTS[self.contraction], (*zip(*self.stacked, strict=True), all_of_them), strict=True))
 
+    @property
+    def _shapes(self) -> dict[str, tuple[Dim, ...]]:
+        """Of each argument, the shape of one element."""
+        spec = self.trilinear.spec
+        return {"x": spec.input_shape, "w": spec.filter_shape, "dy": spec.output_shape}
+
+    def _repeats_little(self) -> bool:
+        """Whether no operand is repeated for the elements that is large beside what they have of their own."""
+        maps = self._maps
+        elements = {name: None if None in shape else prod(shape) for name, shape in self._shapes.items()}  # type: ignore[arg-type]
+        own = max(elements[name] or 0 for name, of in maps.items() if all(of))
+        repeated = [elements[name] for name, of in maps.items() if not all(of) and (name != "w" or any(of))]
+        return all(count is not None and count <= MOST_REPEATED * own for count in repeated)
+
     def _told(self, *tensors: tf.Tensor) -> dict[str, tf.Tensor]:
         """The tensors by name, told what is known of their shapes."""
-        spec, maps = self.trilinear.spec, self._maps
-        shapes = {"x": spec.input_shape, "w": spec.filter_shape, "dy": spec.output_shape}
+        maps, shapes = self._maps, self._shapes
         names = zip(_ARGUMENTS[self.contraction], tensors, strict=False)
         return {name: told(tensor, [None] * sum(maps[name]) + [*shapes[name]]) for name, tensor in names}
 

@@ -50,13 +50,7 @@ class MapTest(StridedCase):
             alone = self.gradient(x[i], self.w, dy[i], lowering)[1]
             np.testing.assert_allclose(dw[i], alone, rtol=1e-4, atol=1e-5)
 
-    @parameterized.expand(
-        [
-            (contraction, lowering, shared)
-            for contraction, lowering, shared in itertools.product(CONTRACTIONS, ("native", "island"), ("w", "x", ""))
-            if (contraction, shared) != ("filter_grad", "x")  # see the next test
-        ]
-    )
+    @parameterized.expand(itertools.product(CONTRACTIONS, ("native", "island"), ("w", "x", "")))
     def test_elements_are_one_convolution(self, contraction, lowering, shared):
         """TensorFlow would call a kernel for each, and run what XLA is to fuse op by op."""
 
@@ -77,8 +71,8 @@ class MapTest(StridedCase):
             self.assertEqual(found, [KERNELS[contraction]])
 
     @parameterized.expand(ELEMENTARY)
-    def test_jacobians_repeat_no_image(self, lowering):
-        """The rows of one by the filter share the image."""
+    def test_no_image_is_repeated_that_is_much_larger_than_its_output(self, lowering):
+        """The rows of a Jacobian by the filter share it."""
         x = tf.zeros([1, 32, 32, 8])
 
         @tf.function(autograph=False)
@@ -91,6 +85,24 @@ class MapTest(StridedCase):
         used = used_ops(jacobian.get_concrete_function(tf.TensorSpec([3, 3, 8, 1])).graph)
         sizes = [t.shape.num_elements() or 0 for op in used for t in op.outputs if t.shape.rank]
         self.assertLess(max(sizes), 4 * tf.size(x))
+
+    @parameterized.expand(
+        [*itertools.product(("auto", *LOWERINGS), (False,)), *itertools.product(("auto", *ELEMENTARY), (True,))]
+    )
+    def test_jacobians_inside_a_map(self, lowering, compiled):
+        x = self.x[:, tf.newaxis]
+
+        def jacobians(x):
+            with tf.GradientTape(persistent=True) as tape:
+                tape.watch([x, self.w])
+                y = self.op(x, self.w, lowering)
+            return tape.jacobian(y, x), tape.jacobian(y, self.w)
+
+        run = tf.function(lambda: tf.vectorized_map(jacobians, x), autograph=False, jit_compile=compiled)
+        by_input, by_filter = run()
+        dx = tf.einsum("nijk,nijkbxyc->nxyc", self.dy, by_input[:, 0])
+        self.expected(dx, "input_grad")
+        self.expected(tf.einsum("nijk,nijkxycm->xycm", self.dy, by_filter[:, 0]), "filter_grad")
 
     def test_gradient_of_what_a_mapped_function_closes_over(self):
         x, dy = self.x[:, tf.newaxis], self.dy[:, tf.newaxis]
