@@ -10,6 +10,8 @@ from itertools import zip_longest
 from typing import Any
 
 import keras
+
+# Private: Keras offers no public name for it. tests/layers/test_convert.py notices if a release moves it.
 from keras.src.models.functional import Functional
 
 

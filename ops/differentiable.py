@@ -1,4 +1,4 @@
-"""A value as one operation whose gradients are given: to tapes, accumulators, graphs, and `tf.vectorized_map`."""
+"""A function as one operation whose gradients are given: to tapes, accumulators, graphs, and `tf.vectorized_map`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ try:  # Private: TensorFlow offers no public way. tests/ops/test_gradients.py no
     from tensorflow.python.eager import record
 except ImportError:  # pragma: no cover
     record = None
-try:  # Private likewise; tests/ops/test_place.py notices.
+try:  # Private likewise; tests/ops/test_mapped.py notices.
     from tensorflow.python.ops.parallel_for import pfor
 except ImportError:  # pragma: no cover
     pfor = None

@@ -30,7 +30,8 @@ _ARGUMENTS = {"output": ("x", "w", "dy"), "input_grad": ("w", "dy", "x"), "filte
 
 MOST_REPEATED = 4
 """Most elements of a tensor that is repeated, for each that the others, or the result, have of their own: as many as an
-image has where the stride is 2."""
+image has where the stride is 2. The Jacobian of 2x28x28x8 k3 s2 by its filter takes 43 ms in a `tf.function`, and took
+120 in TensorFlow's loop; under XLA, where TensorFlow maps taps without one, 14 and 4."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,11 @@ class MappedContraction:
     def _repeats_little(self) -> bool:
         """Whether no operand is repeated for the elements that is large beside what they have of their own."""
         maps = self._maps
-        elements = {name: None if None in shape else prod(shape) for name, shape in self._shapes.items()}  # type: ignore[arg-type]
-        own = max(elements[name] or 0 for name, of in maps.items() if all(of))
-        repeated = [elements[name] for name, of in maps.items() if not all(of) and (name != "w" or any(of))]
-        return all(count is not None and count <= MOST_REPEATED * own for count in repeated)
+        known = {name: shape for name, shape in self._shapes.items() if None not in shape}
+        elements = {name: prod(shape) for name, shape in known.items()}  # type: ignore[arg-type]
+        own = max(elements.get(name, 0) for name, of in maps.items() if all(of))
+        repeated = [name for name, of in maps.items() if not all(of) and (name != "w" or any(of))]
+        return all(name in known and elements[name] <= MOST_REPEATED * own for name in repeated)
 
     def _told(self, *tensors: tf.Tensor) -> dict[str, tf.Tensor]:
         """The tensors by name, told what is known of their shapes."""
