@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -208,15 +208,15 @@ def _noted(path: Path, unwritten: list[str]) -> Iterator[None]:
 
 def _write_reports(options: argparse.Namespace, found: Run, scripts: dict[Result, str], unwritten: list[str]) -> None:
     about = header(_recorded(options))
-    if options.json:
-        with _noted(options.json, unwritten):
-            json_report.write(options.json, found, about)
-    if options.junit:
-        with _noted(options.junit, unwritten):
-            junit_report.write(options.junit, found)
-    if options.html:
-        with _noted(options.html, unwritten):
-            html_report.write(options.html, found, about, scripts)
+    reports: tuple[tuple[Path | None, Callable[[Path], None]], ...] = (
+        (options.json, lambda path: json_report.write(path, found, about)),
+        (options.junit, lambda path: junit_report.write(path, found)),
+        (options.html, lambda path: html_report.write(path, found, about, scripts)),
+    )
+    for path, write in reports:
+        if path:
+            with _noted(path, unwritten):
+                write(path)
 
 
 def _scripts(

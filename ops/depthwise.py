@@ -69,7 +69,7 @@ def depthwise_conv2d(
     without XLA, and vectorized by `tf.vectorized_map`; integers have no gradients. The same call gives the same bits.
     (Where an image has more than four times the elements of its output, Jacobians by the filter are left to
     TensorFlow's own way of vectorizing; by "native" and "portable" it raises an error under XLA and inside a map. Under
-    XLA, so does any Jacobian by "portable" inside a map.)
+    XLA so do any Jacobian by "portable" inside a map, and by "taps" those by filters of over 64 taps.)
 
     NaN and infinity in the input or in the output gradient reach exactly the results whose sums they are in. What a
     filter value that is not finite meets over padding (for an input gradient: beyond the output, or between strides) is

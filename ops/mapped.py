@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 from depthwise.ops.geometry import Size
-from depthwise.ops.lowerings.base import Contraction, Sizes
+from depthwise.ops.lowerings.base import Contraction, Lowering, Sizes
+from depthwise.ops.mode import is_under_xla
 from depthwise.ops.sizes import sizes_of, told
 from depthwise.ops.spec import Dim
 
@@ -30,8 +31,8 @@ _ARGUMENTS = {"output": ("x", "w", "dy"), "input_grad": ("w", "dy", "x"), "filte
 
 MOST_REPEATED = 4
 """Most elements of a tensor that is repeated, for each that the others, or the result, have of their own: as many as an
-image has where the stride is 2. The Jacobian of 2x28x28x8 k3 s2 by its filter takes 43 ms in a `tf.function`, and took
-120 in TensorFlow's loop; under XLA, where TensorFlow maps taps without one, 14 and 4."""
+image has where the stride is 2. The Jacobian of 2x28x28x8 k3 s2 by its filter takes 43 ms in a `tf.function`, and 120
+in TensorFlow's loop."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,14 @@ class MappedContraction:
     def result(self, a: tf.Tensor, b: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor | None:
         """The results of all elements, of this shape; None where TensorFlow's way is the better one, or the only one.
 
-        The better one where what the elements share is large beside what each has. The only one where how large a
+        The better one where XLA fuses what TensorFlow makes of the lowering, and where what the elements share is large
+        beside what each has. The only one where how large a
         result is will be known at run time alone, or how many elements there are (of neither operand, as where there is
         but one).
         """
         sizes = shape[len(self.stacked) :]
-        if not (all(map(any, self.stacked)) and sizes.is_fully_defined() and self._repeats_little()):
+        is_told = all(map(any, self.stacked)) and sizes.is_fully_defined()
+        if self._is_fused() or not is_told or not self._repeats_little():
             return None
         tensors = self._told(a, b)
         folds = self._folds(tensors)
@@ -95,6 +98,12 @@ class MappedContraction:
         """Of each argument, the shape of one element."""
         spec = self.trilinear.spec
         return {"x": spec.input_shape, "w": spec.filter_shape, "dy": spec.output_shape}
+
+    def _is_fused(self) -> bool:
+        """Whether this is compiled by XLA from ops that each have a vector form. To make elements channels, and back,
+        takes passes that these need not: gradients by the filter of 16 single 56x56x64 k3 take 3.2 ms, and 10."""
+        lowering: Lowering = getattr(self.trilinear.plan, self.contraction)
+        return lowering.name == "taps" and is_under_xla()
 
     def _repeats_little(self) -> bool:
         """Whether no operand is repeated for the elements that is large beside what they have of their own."""

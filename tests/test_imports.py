@@ -30,7 +30,7 @@ RULES = {
     "ops/lowerings/__init__.py": (("ops.lowerings",), ()),
     "ops/sizes.py": (("ops.geometry",), {"tensorflow"}),
     "ops/differentiable.py": (("ops.mode",), {"tensorflow"}),
-    "ops/mapped.py": (("ops.spec", "ops.geometry", "ops.sizes", "ops.lowerings.base", "ops.gradients"), LIBRARIES),
+    "ops/mapped.py": ((*BENEATH, "ops.gradients"), LIBRARIES),
     "ops/gradients.py": (("ops.spec", "ops.sizes", "ops.lowerings", "ops.differentiable", "ops.mapped"), LIBRARIES),
     "ops/choose.py": (("ops.spec", "ops.mode", "ops.lowerings"), LIBRARIES),
     "ops/depthwise.py": (
