@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Sequence
 from functools import partial
 
 import pytest
 from depthwise.conformance import expectations
 from depthwise.conformance.amounts import at_least, positive
-from depthwise.conformance.case import Case
+from depthwise.conformance.case import Case, parse
 from depthwise.conformance.cases import LEVELS, selection
 from depthwise.conformance.process import Limits, TargetUnavailableError, Worker, Workers
 from depthwise.conformance.results import EXPECTED, FAILURES, PASS, Result, Run
@@ -23,7 +24,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("depthwise conformance")
     group.addoption("--conformance-target", action="append", help="see `depthwise-conformance targets`; repeatable")
     group.addoption("--conformance-level", choices=LEVELS, default="quick", help="how many cases; default quick")
-    group.addoption("--conformance-case", action="append", help="the notation of a case to run alone; repeatable")
+    group.addoption(
+        "--conformance-case", action="append", type=_notation, help="the notation of a case to run alone; repeatable"
+    )
     group.addoption(
         "--conformance-device",
         action="append",
@@ -42,10 +45,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         names = config.getoption("--conformance-target") or ["depthwise"]
         metafunc.parametrize("conformance_target", names, scope="session")
     if "conformance_case" in metafunc.fixturenames:
-        try:
-            chosen = selection(*map(config.getoption, _SELECTING))
-        except ValueError as error:
-            raise pytest.UsageError(str(error)) from None
+        chosen = selection(*map(config.getoption, _SELECTING))
         metafunc.parametrize("conformance_case", chosen, ids=[str(case).replace(" ", ",") for case in chosen])
 
 
@@ -92,6 +92,15 @@ def asked(conformance_target: str, pytestconfig: pytest.Config) -> Iterator[Aske
         pytest.fail(f"{conformance_target}: {error}", pytrace=False)
     yield found
     found.seat.leave()
+
+
+def _notation(text: str) -> str:
+    """The text, if it is the notation of a case; else pytest ends here, and not with a traceback from collecting."""
+    try:
+        parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _line(result: Result) -> str:

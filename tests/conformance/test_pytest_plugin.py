@@ -49,6 +49,11 @@ class PluginTest(unittest.TestCase):
         self.assertIn("no kernels on this machine", ran.stdout)
         self.assertEqual((ran.returncode, self.starts), (1, 1))
 
+    def test_what_is_no_notation_of_a_case_is_an_error_of_usage(self):
+        ran = self.run_on_tensorflow("--conformance-case=in=1x1")
+        self.assertIn("argument --conformance-case: case notation: input must be 4 sizes", ran.stderr)
+        self.assertEqual(ran.returncode, pytest.ExitCode.USAGE_ERROR)
+
     def test_a_target_that_refuses_everything_fails(self):
         ran = self.run_on_tensorflow(target="refuses.py:op")
         self.assertIn("1 failed, 4 skipped", ran.stdout)

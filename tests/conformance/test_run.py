@@ -185,6 +185,24 @@ class CommandLineTest(unittest.TestCase):
             chosen = selected(parser().parse_args(["run", *options, *more.split()]))
             self.assertEqual([(case.device, case.seed) for case in chosen], expected, more)
 
+    def test_a_failure_is_on_the_page_and_has_a_script(self):
+        fault = "fault:filter-rows-flipped"
+        with tempfile.TemporaryDirectory() as folder:
+            page, scripts = Path(folder) / "found.html", Path(folder) / "repros"
+            options = ["--target", fault, "--case", PLAIN, "--html", str(page), "--repros", str(scripts)]
+            self.assertEqual(main(["run", "--jobs", "1", "--shrink", "1", *options]), 1)
+            (script,) = scripts.iterdir()
+            self.assertIn(fault, page.read_text())
+            shown = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+        self.assertEqual(shown.returncode, 1)
+        self.assertIn("1 of 1 elements are wrong", shown.stderr)
+
+    @parameterized.expand([("filter-rows-flipped", 0, "1 of 1"), ("dilations-dropped", 1, "0 of 1")])
+    def test_a_fault_that_survives_exits_1(self, fault, status, caught):
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            self.assertEqual(main(["mutation", "--fault", fault, "--case", PLAIN, "--jobs", "1"]), status)
+        self.assertIn(f"{caught} faults caught", said.getvalue())
+
     def test_a_fault_that_is_none_exits_2(self):
         self.assertEqual(main(["mutation", "--fault", "nosuch", "--case", PLAIN]), 2)
         self.assertEqual(main(["mutation", "--case", "junk"]), 2)
