@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -37,7 +37,7 @@ class Time:
     samples: int
 
 
-def alternate(entrants: dict[Key, Callable[[], object]], budget_s: float) -> dict[Key, Time]:
+def alternate(entrants: Mapping[Key, Callable[[], object]], budget_s: float) -> dict[Key, Time]:
     """Times calls by turns.
 
     Args:

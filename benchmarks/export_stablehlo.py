@@ -94,11 +94,12 @@ def _expected(case: Case, contraction: str, a: Any, b: Any) -> dict[str, Any]:
         "dilations": case.dilations,
         "data_format": case.data_format,
     }
-    function, extra = {
+    contractions: dict[str, tuple[oracle.Contraction, dict[str, Any]]] = {
         "output": (oracle.value, {}),
         "input_grad": (oracle.input_grad, {"input_shape": case.input_shape}),
         "filter_grad": (oracle.filter_grad, {"filter_shape": case.filter_shape}),
-    }[contraction]
+    }
+    function, extra = contractions[contraction]
     geometry |= extra
     a, b = a.astype(np.float64), b.astype(np.float64)
     expected = function(a, b, **geometry)

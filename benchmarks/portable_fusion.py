@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import tensorflow as tf
 from depthwise.ops import depthwise_conv2d
@@ -53,6 +54,10 @@ def network(convolve: Convolution) -> Callable[[tf.Tensor], tf.Tensor]:
     return function
 
 
+def _finished(run: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> Any:
+    return run(x).numpy()
+
+
 def main() -> None:
     """Measures and prints."""
     x = tf.random.normal(SHAPE)
@@ -62,7 +67,7 @@ def main() -> None:
         "branch": branch,
     }
     networks = {name: network(convolve) for name, convolve in convolutions.items()}
-    calls = {name: lambda run=run: run(x).numpy() for name, run in networks.items()}
+    calls = {name: partial(_finished, run, x) for name, run in networks.items()}
     for call in calls.values():
         call()
     times = alternate(calls, budget_s=2.0)

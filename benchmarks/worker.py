@@ -57,7 +57,7 @@ def measure(
     found = []
     for runner in runners:
         implementation, mode = runner
-        m = Measurement(**common, implementation=implementation, mode=mode, error=errors.get(runner))  # type: ignore[arg-type]
+        m = Measurement(**common, implementation=implementation, mode=mode, error=errors.get(runner))
         if runner in times:
             figures = {"first_s": first[runner], "peak_mb": peaks[runner], **asdict(times[runner])}
             m = Measurement(**{**asdict(m), **figures})

@@ -5,11 +5,20 @@ Run it as it stands; arguments go to the conformance run, for example `check_you
 
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import tensorflow as tf
 
 
-def shifted_sums(input, filter, strides, padding, data_format=None, dilations=None, name=None):
+def shifted_sums(
+    input: tf.Tensor,
+    filter: tf.Tensor,
+    strides: Sequence[int],
+    padding: str | Sequence[Sequence[int]],
+    data_format: str | None = None,
+    dilations: Sequence[int] | None = None,
+    name: str | None = None,
+) -> tf.Tensor:
     """tf.nn.depthwise_conv2d for what it documents; NotImplementedError tells the suite what is left out."""
     if data_format == "NCHW":
         raise NotImplementedError("NHWC alone")
@@ -31,7 +40,7 @@ def shifted_sums(input, filter, strides, padding, data_format=None, dilations=No
         if padding == "SAME":
             total = max((-(-n // s) - 1) * s + span - n, 0)
             pads[axis] = [total // 2, total - total // 2]
-        elif padding != "VALID":
+        elif not isinstance(padding, str):
             pads[axis] = list(padding[axis])
         size.append(max((n + sum(pads[axis]) - span) // s + 1, 0))
     if 0 in size:

@@ -13,14 +13,15 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 
-def digits():
+def digits() -> list[np.ndarray]:
     """Digits as small RGB photographs: images of shape (n, 32, 32, 3) in [-1, 1], and their labels."""
     images, labels = load_digits(return_X_y=True)
     images = (images / 8 - 1).reshape(-1, 8, 8, 1).repeat(4, 1).repeat(4, 2).repeat(3, 3).astype("float32")
-    return train_test_split(images, labels, test_size=0.2, stratify=labels, random_state=0)
+    parts: list[np.ndarray] = train_test_split(images, labels, test_size=0.2, stratify=labels, random_state=0)
+    return parts
 
 
-def main():
+def main() -> None:
     keras.utils.set_random_seed(0)
     x, x_test, y, y_test = digits()
     model = keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, weights=None, classes=10)

@@ -26,7 +26,7 @@ np.save(predictions_file, model.predict(np.load(images_file), verbose=0))
 """
 
 
-def separable(filters, strides=1):
+def separable(filters: int, strides: int = 1) -> list[keras.Layer]:
     """A depthwise-separable block: per-channel 3x3 taps, then a 1x1 mix of channels."""
     return [
         DepthwiseConv2D(3, strides=strides, padding="same", use_bias=False),
@@ -36,7 +36,7 @@ def separable(filters, strides=1):
     ]
 
 
-def main():
+def main() -> None:
     keras.utils.set_random_seed(0)
     digits, labels = load_digits(return_X_y=True)
     images = (digits / 16).reshape(-1, 8, 8, 1).astype("float32")

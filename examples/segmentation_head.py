@@ -16,7 +16,7 @@ BACKGROUND = 10
 AHEAD = 3
 
 
-def lines(count, draw):
+def lines(count: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Lines of four digits: images (count, 8, 32, 1), and the digit at every pixel of every second column."""
     digits, labels = load_digits(return_X_y=True)
     chosen = draw.integers(0, len(digits), (count, 4))
@@ -25,13 +25,13 @@ def lines(count, draw):
     return images.astype("float32"), np.where(images[:, :, ::2, 0] > 0.3, owners, BACKGROUND)
 
 
-def branch(rate):
+def branch(rate: int) -> DepthwiseConv2D:
     """5 by 5 taps, `rate` pixels apart: centred in the row, reaching AHEAD rows below it."""
     padding = ((4 * rate - AHEAD, AHEAD), (2 * rate, 2 * rate))
     return DepthwiseConv2D(5, strides=(1, 2), padding=padding, dilation_rate=rate, depth_multiplier=2)
 
 
-def main():
+def main() -> None:
     keras.utils.set_random_seed(0)
     draw = np.random.default_rng(0)
     (x, y), (x_test, y_test) = lines(600, draw), lines(100, draw)

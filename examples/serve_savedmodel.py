@@ -27,7 +27,7 @@ print("served", len(scores), "images; depthwise imported:", "depthwise" in sys.m
 """
 
 
-def main():
+def main() -> None:
     images, labels = load_digits(return_X_y=True)
     images = (images / 16).reshape(-1, 8, 8, 1).astype("float32")
     model = keras.Sequential(

@@ -68,7 +68,7 @@ def peak_mb(call: Call) -> float | None:
     tf.config.experimental.reset_memory_stats(device)
     before = tf.config.experimental.get_memory_info(device)["current"]
     call()
-    peak = (tf.config.experimental.get_memory_info(device)["peak"] - before) / 2**20
+    peak: float = (tf.config.experimental.get_memory_info(device)["peak"] - before) / 2**20
     del held
     if device == "GPU:0":
         return peak
@@ -149,7 +149,9 @@ def _in_mode(function: Callable[..., Any], mode: str, any_batch: list[tf.TensorS
     """The function as the mode calls it; `any_batch`: its arguments, where their batch is unknown."""
     if mode == "eager":
         return function
-    return tf.function(function, jit_compile=mode == "xla", input_signature=any_batch if mode == ANY_BATCH else None)
+    signature = any_batch if mode == ANY_BATCH else None
+    traced: Callable[..., Any] = tf.function(function, jit_compile=mode == "xla", input_signature=signature)
+    return traced
 
 
 def _of_any_size(tensor: tf.Tensor) -> tf.TensorSpec:
