@@ -82,7 +82,7 @@ class ExamplesTest(unittest.TestCase):
 
     @parameterized.expand([path.name for path in sorted(EXAMPLES.glob("*.py"))])
     def test_is_short(self, name):
-        self.assertLess(len((EXAMPLES / name).read_text().splitlines()), 75 if name == "quickstart.py" else 60)
+        self.assertLess(len((EXAMPLES / name).read_text().splitlines()), 75)
 
 
 class DocstringTest(unittest.TestCase):
