@@ -258,7 +258,11 @@ _NAMES = ("auto", *BY_NAME)
 
 
 def check_lowering(lowering: object, whose: str = "depthwise_conv2d") -> None:
-    """Refuses what is not the name of a lowering; `whose` argument it is, the error says.
+    """Refuses what is not the name of a lowering.
+
+    Args:
+      lowering: what was given for an argument `lowering`.
+      whose: the name of what has the argument, for the message.
 
     Raises:
       TypeError, ValueError: not a string, or not one of the names.

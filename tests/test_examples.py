@@ -1,10 +1,11 @@
 """The examples run as they stand, and fail when something is wrong. Most are slow: CI runs them by name.
 
-So do those of the docstrings.
+So do those of the README and of the docstrings.
 """
 
 import doctest
 import importlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from parameterized import parameterized
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
+README = (ROOT / "README.md").read_text()
 # By name: `depthwise` is what the first three are installed as.
 DOCUMENTED = {
     ".".join((*package, *path.relative_to(ROOT).with_suffix("").parts)): path.read_text().count(">>> ")
@@ -83,6 +85,16 @@ class ExamplesTest(unittest.TestCase):
     @parameterized.expand([path.name for path in sorted(EXAMPLES.glob("*.py"))])
     def test_is_short(self, name):
         self.assertLess(len((EXAMPLES / name).read_text().splitlines()), 75)
+
+
+class ReadmeTest(unittest.TestCase):
+    @parameterized.expand(enumerate(re.findall(r"```python\n(.*?)```", README, re.DOTALL)))
+    def test_prints_what_it_says(self, _, block):
+        ran = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True)
+        self.assertEqual(ran.returncode, 0, ran.stderr[-2000:])
+        said = re.findall(r"^ *print\(.*\)  # ([(\d].*)$", block, re.MULTILINE)
+        self.assertTrue(said)
+        self.assertLessEqual(set(said), set(ran.stdout.splitlines()))
 
 
 class DocstringTest(unittest.TestCase):
