@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks.case import parse
-from benchmarks.measurement import MODES, QUANTITIES, USUAL_MODES, Measurement, load, save
+from benchmarks.measurement import MODES, QUANTITIES, USUAL_MODES, USUAL_QUANTITIES, Measurement, load, save
 from benchmarks.report import plot, show, show_goals
 from benchmarks.run import PEERS, Request, run
 from benchmarks.suites import SUITES, suite
@@ -68,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
         "--batch", type=int, default=8, help="batch size of the suites (8), but for seven, tiny and scaling"
     )
     parser.add_argument("--mode", action="append", choices=MODES, help="may be repeated; all but fit if not given")
-    parser.add_argument("--quantity", action="append", choices=QUANTITIES, help="may be repeated; all if not given")
+    parser.add_argument(
+        "--quantity", action="append", choices=QUANTITIES, help="may be repeated; all but per_example_grad if not given"
+    )
     parser.add_argument("--implementation", action="append", help="may be repeated, for example 'depthwise:native'")
     parser.add_argument("--seconds", type=float, help="time for each figure (0.3, or 0.1 with --quick)")
     parser.add_argument("--threads", type=int, help="processors to use; all if not given")
@@ -99,7 +101,7 @@ def _request(options: argparse.Namespace) -> Request:
     usual = QUICK if options.quick else USUAL
     return Request(
         cases=tuple(dict.fromkeys(cases)),
-        quantities=tuple(options.quantity or (("output", "step") if options.quick else QUANTITIES)),
+        quantities=tuple(options.quantity or (("output", "step") if options.quick else USUAL_QUANTITIES)),
         modes=tuple(options.mode or USUAL_MODES),
         implementations=tuple(options.implementation or (*usual, *OF_PEERS)),
         frameworks=_frameworks(options),

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from benchmarks.case import Case, parse
 from benchmarks.hlo import read
-from benchmarks.measurement import QUANTITIES
+from benchmarks.measurement import USUAL_QUANTITIES
 from benchmarks.run import ROOT
 
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the evidence for one case."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence", description="What XLA makes of one case.")
     parser.add_argument("case", help="for example '8x56x56x128 k3 s2 VALID'")
-    parser.add_argument("--quantity", choices=QUANTITIES, default="output")
+    parser.add_argument("--quantity", choices=USUAL_QUANTITIES, default="output")
     parser.add_argument("--lowering", default="taps", help="a lowering, or tf.nn for the stock op")
     parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

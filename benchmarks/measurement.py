@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 CONTRACTIONS = ("output", "input_grad", "filter_grad")
-QUANTITIES = (*CONTRACTIONS, "step")
+USUAL_QUANTITIES = (*CONTRACTIONS, "step")
 """step: the output and both gradients, as training computes them."""
+PER_EXAMPLE = "per_example_grad"
+"""The filter gradient of every image of the batch alone, by `tf.vectorized_map`, as differential privacy takes it."""
+QUANTITIES = (*USUAL_QUANTITIES, PER_EXAMPLE)
 USUAL_MODES = ("eager", "graph", "xla")
 ANY_BATCH = "fit"
 """In a graph for any batch size, as Keras's `fit` traces it where the batch does not divide the samples."""

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.case import BYTES, Case
-from benchmarks.measurement import FLOOR
+from benchmarks.measurement import FLOOR, PER_EXAMPLE
 from benchmarks.memory import resident_peak_mb as peak_mb  # noqa: F401
 
 IMPLEMENTATIONS: dict[str, tuple[str, ...]] = {f"jax {FLOOR}": ("xla",), "jax": ("xla",)}
@@ -19,6 +19,8 @@ jax.config.update("jax_enable_x64", True)
 
 def prepare(case: Case, implementation: str, mode: str, quantity: str) -> Callable[[], Any]:
     """The call to measure."""
+    if quantity == PER_EXAMPLE:
+        raise NotImplementedError("gradients of single images are measured in TensorFlow alone")
     keys = jax.random.split(jax.random.key(1), 3)
     if implementation == f"jax {FLOOR}":
         data = jax.random.uniform(keys[0], (case.bytes_moved // 2 // BYTES[case.dtype],)).astype(case.dtype)

@@ -11,7 +11,7 @@ from depthwise.layers import DepthwiseConv2D
 from depthwise.ops import LOWERINGS, depthwise_conv2d
 
 from benchmarks.case import BYTES, Case
-from benchmarks.measurement import ANY_BATCH, FLOOR, MODES
+from benchmarks.measurement import ANY_BATCH, FLOOR, MODES, PER_EXAMPLE
 from benchmarks.memory import resident_peak_mb
 
 raw = tf.raw_ops
@@ -46,6 +46,9 @@ def prepare(case: Case, implementation: str, mode: str, quantity: str) -> Call:
     if quantity == "output":
         forward = _in_mode(op, mode, any_batch[:2])
         return _finished(lambda: forward(x, w))
+    if quantity == PER_EXAMPLE:
+        mapped = _in_mode(_per_example(op), mode, any_batch)
+        return _finished(lambda: mapped(*tensors))
     if mode == "eager" and quantity != "step":
         return _finished(_eager_gradient(op, tensors, quantity))
     gradients = _in_mode(_gradients(op, quantity), mode, any_batch)
@@ -130,6 +133,24 @@ def _gradients(op: Callable[..., tf.Tensor], quantity: str) -> Callable[[tf.Tens
             y = op(x, w)
         dx, dw = tape.gradient(y, [x, weights], output_gradients=dy)
         return {"input_grad": dx, "filter_grad": dw, "step": (y, dx, dw)}[quantity]
+
+    return compute
+
+
+def _per_example(op: Callable[..., tf.Tensor]) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
+    """(input, filter, output gradient) -> the filter gradient of each image alone, stacked."""
+
+    def compute(x: tf.Tensor, w: tf.Tensor, dy: tf.Tensor) -> tf.Tensor:
+        weights = getattr(op, "weights", w)
+
+        def alone(example: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+            image, upstream = example
+            with tf.GradientTape() as tape:
+                tape.watch(weights)
+                y = op(image[tf.newaxis], w)
+            return tape.gradient(y, weights, output_gradients=upstream[tf.newaxis])
+
+        return tf.vectorized_map(alone, (x, dy))
 
     return compute
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from benchmarks.case import BYTES, Case
-from benchmarks.measurement import FLOOR
+from benchmarks.measurement import FLOOR, PER_EXAMPLE
 from benchmarks.memory import resident_peak_mb as peak_mb  # noqa: F401
 
 IMPLEMENTATIONS: dict[str, tuple[str, ...]] = {
@@ -20,6 +20,8 @@ IMPLEMENTATIONS: dict[str, tuple[str, ...]] = {
 
 def prepare(case: Case, implementation: str, mode: str, quantity: str) -> Callable[[], Any]:
     """The call to measure."""
+    if quantity == PER_EXAMPLE:
+        raise NotImplementedError("gradients of single images are measured in TensorFlow alone")
     dtype = getattr(torch, case.dtype)
     generator = torch.Generator().manual_seed(1)
     if implementation == f"torch {FLOOR}":

@@ -9,7 +9,7 @@ from parameterized import parameterized
 from benchmarks.case import parse
 from benchmarks.check_table import chosen_lowering
 from benchmarks.frameworks import tensorflow as framework
-from benchmarks.measurement import FLOOR
+from benchmarks.measurement import FLOOR, PER_EXAMPLE
 
 CASE = parse("2x6x5x4 k3")
 
@@ -44,6 +44,15 @@ class ModesTest(unittest.TestCase):
         image, filters = [None, 6, 5, 4], [3, 3, 4, 1]
         arguments = [[image, filters], [image, filters, image], [image, filters, image]]
         self.assertEqual(traced, [[[None]]] * 3 if implementation == FLOOR else arguments)
+
+    @parameterized.expand([("depthwise",), ("keras layer",)])
+    def test_gradients_of_single_images_add_up_to_that_of_all(self, implementation):
+        each, whole = (
+            framework.prepare(CASE, implementation, "graph", quantity)() for quantity in (PER_EXAMPLE, "filter_grad")
+        )
+        self.assertEqual(each.shape, [2, 3, 3, 4, 1])
+        self.assertGreater(float(tf.reduce_min(tf.reduce_max(tf.abs(each - whole), [1, 2, 3, 4]))), 0.1)
+        tf.debugging.assert_near(tf.reduce_sum(each, 0), tf.convert_to_tensor(whole), rtol=1e-5, atol=1e-5)
 
     @unittest.skipIf(tf.config.list_physical_devices("GPU"), "with a GPU there are no islands")
     def test_chosen_in_a_mode(self):
