@@ -18,7 +18,7 @@ DTYPES = (
 MODES = ("eager", "graph", "dynamic", "xla")
 UNKNOWN_IN = ("dynamic", "xla")
 UNKNOWN = ("", "N", "H", "W", "NH", "NW", "HW", "NHW")
-DATA = ("normal", "integer", "special")
+DATA = ("normal", "integer", "special", "special-filter")
 ORDERS = (1, 2)
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
@@ -40,8 +40,8 @@ class Case:
       unknown: which of the image's batch (N), height (H) and width (W) are unknown while the op is traced; "" for what
         goes with the mode: all three in "dynamic", none in "xla". The other modes have no choice.
       device: a device type that TensorFlow lists, "CPU" or "GPU" above all.
-      data: "normal" (with cancellation), "integer" (every sum is exact: nothing is tolerated) or "special" (NaN and
-        infinity among the normal input and cotangent).
+      data: "normal" (with cancellation), "integer" (every sum is exact: nothing is tolerated), "special" (NaN and
+        infinity among the normal input and cotangent) or "special-filter" (among the filter).
       order: 2 to check the gradients of the gradients too.
       bad: the name of a malformation (see `malformed.py`) that must be refused, or "".
       seed: of the data.

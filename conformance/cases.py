@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from depthwise.conformance.case import DTYPES, FORMATS, MODES, UNKNOWN, UNKNOWN_IN, Case, Pads, parse
+from depthwise.conformance.case import DATA, DTYPES, FORMATS, MODES, UNKNOWN, UNKNOWN_IN, Case, Pads, parse
 from depthwise.conformance.malformed import MALFORMED
 from depthwise.conformance.rows import EMPTY, KNOWN_TROUBLE, LARGE, PARTLY_UNKNOWN, TENSORFLOW_AND_KERAS
 
@@ -85,21 +85,27 @@ def _named(level: str) -> Iterator[Case]:
 
 
 def _empty(level: str) -> Iterator[Case]:
-    modes = ("eager", "xla") if level == "quick" else MODES
-    for (index, row), mode in itertools.product(enumerate(EMPTY), modes):
+    for (index, row), (at, mode) in itertools.product(enumerate(EMPTY), enumerate(MODES)):
         if level == "quick":
-            yield replace(row, mode=mode, format=FORMATS[index % 2])
+            yield replace(row, mode=mode, format=FORMATS[index % 2], dtype=_FLOATS[(index + at) % len(_FLOATS)])
         else:
             for data_format in FORMATS:
                 yield replace(row, mode=mode, format=data_format)
+            yield replace(row, mode=mode, dtype="bfloat16" if index % 2 else "float64")
 
 
 def _dtypes(level: str) -> Iterator[Case]:
     """Integers and complex numbers, for which every implementation has code of its own, if any."""
     plain = Case((2, 6, 5, 3), (3, 2, 2))
-    shapes = (plain, replace(plain, strides=(2, 2), padding="VALID"), replace(plain, dilations=(1, 2), format="NCHW"))
-    for dtype, (index, case) in itertools.product(_EXACT, enumerate(shapes)):
-        for mode in MODES if level != "quick" else (MODES[index],):
+    shapes = (
+        replace(plain, order=2),
+        replace(plain, strides=(2, 2), padding="VALID"),
+        replace(plain, dilations=(1, 2), format="NCHW"),
+        Case((1, 7, 6, 2), (2, 3, 1), strides=(2, 1), padding=((1, 0), (0, 2))),
+        replace(plain, input=(0, 6, 5, 3)),
+    )
+    for (at, dtype), (index, case) in itertools.product(enumerate(_EXACT), enumerate(shapes)):
+        for mode in MODES if level != "quick" else (MODES[(at + index) % 4],):
             yield replace(case, dtype=dtype, mode=mode)
 
 
@@ -126,10 +132,10 @@ def _refusals(level: str) -> Iterator[Case]:
     modes = ("eager", "graph") if level == "quick" else MODES
     for name, (index, mode) in itertools.product(MALFORMED, enumerate(modes)):
         if level == "quick":  # each in both formats: a junk format read as NHWC is refused in NCHW for its channels
-            yield replace(valid, bad=name, mode=mode, format=FORMATS[index])
+            yield replace(valid, bad=name, mode=mode, format=FORMATS[index], padding=("SAME", "VALID")[index])
         else:
-            for data_format in FORMATS:
-                yield replace(valid, bad=name, mode=mode, format=data_format)
+            for data_format, padding in itertools.product(FORMATS, ("SAME", "VALID")):
+                yield replace(valid, bad=name, mode=mode, format=data_format, padding=padding)
 
 
 def _grid(level: str, draw: random.Random) -> Iterator[Case]:
@@ -164,7 +170,7 @@ def _drawn(draw: random.Random, data_format: str, padding: str, stride: str, dil
         dtype=draw.choice(_FLOATS),
         mode=mode,
         unknown=draw.choice(UNKNOWN) if mode in UNKNOWN_IN and draw.random() < 0.5 else "",
-        data=draw.choices(("normal", "integer", "special"), (6, 3, 2))[0],
+        data=draw.choices(DATA, (12, 6, 4, 1))[0],
         order=2 if draw.random() < (0.05 if mode in _COSTLY else 0.2) else 1,
         seed=draw.randrange(1000),
     )

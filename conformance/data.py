@@ -27,8 +27,8 @@ _LARGEST_INPUT = {"float16": 2048, "bfloat16": 256}
 class Expected:
     """What the oracle says about one result: its values, the error allowed, and the deviation of a correct one.
 
-    `nan_too` marks elements that may be NaN instead, since an infinite or NaN cotangent lies over padding there:
-    nothing documents whether padding is a zero, so that NaN results, or no term at all, as the oracle has it.
+    `nan_too` marks elements that may be NaN instead, since an infinite or NaN cotangent or filter lies over padding
+    there: nothing documents whether padding is a zero, so that NaN results, or no term at all, as the oracle has it.
     """
 
     values: Array
@@ -61,6 +61,8 @@ class Problem:
         if case.data == "special":
             _scatter_special(draw, self.x)
             _scatter_special(draw, self.dy)
+        if case.data == "special-filter":
+            _scatter_special(draw, self.w)
         self._expected: dict[str, Expected] = {}
 
     @cached_property
@@ -121,9 +123,8 @@ class Problem:
         magnitude = oracle.magnitude(contraction, a, b, **keywords)
         terms = oracle.terms(contraction, a, b, **keywords)
         bound = tolerance.error_bound(values, magnitude, terms, case.dtype)
-        if case.data == "special":
-            over_padding = contraction is oracle.filter_grad
-            return Expected(values, bound, nan_too=_over_padding(a, b, keywords) if over_padding else None)
+        if case.data.startswith("special"):
+            return Expected(values, bound, nan_too=_over_padding(contraction, a, b, keywords))
         if self.dtype.kind == "c":
             return Expected(values, bound)
         squares = oracle.squares(contraction, a, b, **keywords)
@@ -140,13 +141,24 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     return dtype
 
 
-def _over_padding(x: Array, dy: Array, keywords: dict[str, Any]) -> Array:
-    """Where in the filter's gradient an element of dy that is not finite lies over padding of x."""
-    odd = (~np.isfinite(dy)).astype(np.int64)
-    met = oracle.filter_grad(np.ones(x.shape, np.int64), odd, **keywords)
-    channel = 3 if keywords["data_format"] == "NHWC" else 1
-    everywhere = odd.sum(axis=tuple(axis for axis in range(4) if axis != channel)).reshape(met.shape[2:])
-    return np.asarray(met < everywhere)
+def _over_padding(contraction: oracle.Contraction, a: Array, b: Array, keywords: dict[str, Any]) -> Array:
+    """Where in a result an element that is not finite lies over padding: one of the filter over that of the input, or
+    (in the input's gradient) beyond the output or, where strides leave out some, anywhere; or one of the cotangent over
+    padding of the input."""
+    last = keywords["data_format"] == "NHWC"
+    if contraction is oracle.filter_grad:
+        odd = (~np.isfinite(b)).astype(np.int64)
+        met = contraction(np.ones(a.shape, np.int64), odd, **keywords)
+        return np.asarray(met < odd.sum((0, 1, 2) if last else (0, 2, 3)).reshape(met.shape[2:]))
+    if contraction is oracle.value:
+        odd = (~np.isfinite(b)).astype(np.int64)
+        met, everywhere = contraction(np.ones(a.shape, np.int64), odd, **keywords), odd.sum((0, 1)).reshape(-1)
+    else:
+        odd = (~np.isfinite(a)).astype(np.int64)
+        met, everywhere = contraction(odd, np.ones(b.shape, np.int64), **keywords), odd.sum((0, 1, 3))
+        if max(keywords["strides"]) > 1:
+            met = np.zeros_like(met)
+    return np.asarray(met < (everywhere if last else everywhere[:, None, None]))
 
 
 def _scatter_special(draw: np.random.Generator, a: Array) -> None:

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,7 @@ class Worker:
     def close(self) -> None:
         """Ends the process."""
         if self._process.poll() is None:
-            self._process.kill()
+            self._kill()
         self._process.wait()
         self._requests.close()
         if self._process.stdout:
@@ -136,15 +137,19 @@ class Worker:
     def _read(self, seconds: float, since: float | None = None) -> dict[str, Any]:
         """The next message, if it comes within so many seconds since a time, or now."""
         deadline = (time.monotonic() if since is None else since) + seconds
+        ended = False
         while b"\n" not in self._unread:
             left = deadline - time.monotonic()
             if left <= 0:
-                self._process.kill()
+                self._kill()
                 raise WorkerLostError(TIMEOUT, f"no answer within {seconds:g} s")
-            ready, _, _ = select.select([self._answers], [], [], min(left, 0.5))
+            ready, _, _ = select.select([self._answers], [], [], 0.0 if ended else min(left, 0.5))
             if not ready:
+                if ended:  # and what it has started holds the pipe open
+                    raise self._lost()
+                ended = self._process.poll() is not None
                 if _resident(self._process.pid) > self.limits.memory:
-                    self._process.kill()
+                    self._kill()
                     raise WorkerLostError(CRASH, f"used more than {self.limits.memory / 2**30:g} GiB of memory")
                 continue
             chunk = os.read(self._answers, 1 << 16)
@@ -155,8 +160,14 @@ class Worker:
         message: dict[str, Any] = json.loads(line)
         return message
 
+    def _kill(self) -> None:
+        """Ends the process, and what it has started: it leads a session."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
     def _lost(self) -> WorkerLostError:
         code = self._process.wait()
+        self._kill()  # what is left of the session
         how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
         self._stderr.seek(0)
         lines = [line for line in self._stderr.read().decode(errors="replace").splitlines() if line.strip()]

@@ -52,6 +52,7 @@ def script(result: Result) -> str:
     asked = _asked(result)
     how = _RESULTS[asked[0]]
     problem = Problem(case)
+    nan_too = None if case.bad else problem.expected(asked[0]).nan_too
     unit, unit_out = unit_roundoffs(case.dtype) if "int" not in case.dtype else (0.0, 0.0)
     arguments = case.arguments()
     malformed: dict[str, Any] = {}
@@ -74,6 +75,7 @@ def script(result: Result) -> str:
         source=how.get("source", ""),
         contraction=how["contraction"],
         operands=how["operands"],
+        may_be_nan=[] if nan_too is None else [tuple(map(int, at)) for at in np.argwhere(nan_too)],
         integers=case.data == "integer" or "int" in case.dtype,
         complex="complex" in case.dtype,
         traced=[case.traced(shape) for shape in (np.shape(malformed.get("input", problem.x)), case.output_shape)],
@@ -108,6 +110,6 @@ def _how_to_call(target: str) -> tuple[str, str, dict[str, str]]:
     if target == "depthwise":
         return "from depthwise.ops import depthwise_conv2d", "depthwise_conv2d", {}
     if source in ("", "fault", "depthwise") or source.endswith(".py"):
-        return "from depthwise.conformance.targets import resolve", f"resolve({target!r}).op", {}
-    # Run from the folder that the suite was run from, it finds the same modules.
+        # Once: a target may be another the second time that it is called.
+        return f"from depthwise.conformance.targets import resolve\n\nop = resolve({target!r}).op", "op", {}
     return f'import sys\n\nsys.path.append(".")\nfrom {source} import {attribute}', attribute, {}

@@ -90,6 +90,10 @@ KNOWN_TROUBLE: tuple[Case, ...] = (
     Case((3, 8, 8, 4), (3, 3, 2), data="special"),
     Case((2, 9, 8, 2), (3, 2, 2), (2, 2), data="special"),
     Case((2, 8, 9, 3), (3, 3, 1), _ONE, (2, 2), data="special"),
+    Case((2, 7, 8, 4), (3, 3, 2), padding="VALID", data="special-filter"),
+    Case((2, 6, 7, 4), (3, 2, 1), data="special-filter"),
+    Case((2, 9, 8, 3), (2, 3, 2), (2, 2), data="special-filter"),
+    Case((1, 7, 9, 4), (3, 3, 1), _ONE, (2, 2), data="special-filter"),
     Case((16, 24, 24, 2), (3, 3, 1)),  # thousands of terms in the filter's gradient
 )
 

@@ -72,8 +72,8 @@ def depthwise_conv2d(
     XLA so do any Jacobian by "portable" inside a map, and by "taps" those by filters of over 64 taps.)
 
     NaN and infinity in the input or in the output gradient reach exactly the results whose sums they are in. What a
-    filter value that is not finite meets over padding (for an input gradient: beyond the output, or between strides) is
-    not specified: a lowering may leave the term out, or multiply it with a zero, which gives NaN. (A float64 function
+    filter value that is not finite meets over padding (in an input gradient: beyond the output, or with strides) is not
+    specified: a lowering may leave the term out, or multiply it with a zero, which gives NaN. (A float64 function
     that is traced outside XLA and later called within spreads both among channels: there XLA compiles TensorFlow's
     kernel. "portable" does not.)
 

@@ -99,6 +99,24 @@ def _dtypes(call: dict[str, Any]) -> None:
         call["filter"] = tf.cast(call["filter"], call["input"].dtype)
 
 
+def _one_channel(call: dict[str, Any]) -> None:
+    channels = (
+        call["input"].shape[-1 if call["data_format"] == "NHWC" else 1] if call["input"].shape.rank == 4 else None
+    )
+    if channels and call["filter"].shape.rank == 4 and call["filter"].shape[2] == 1:
+        call["filter"] = tf.repeat(call["filter"], channels, axis=2)
+
+
+def _fractional_strides(call: dict[str, Any]) -> None:
+    if call["strides"] is not None:
+        call["strides"] = [int(stride) for stride in call["strides"]]
+
+
+def _negative_pads_after(call: dict[str, Any]) -> None:
+    if not isinstance(call["padding"], str) and call["padding"] is not None:
+        call["padding"] = [[side[0], *(max(size, 0) for size in side[1:])] for side in call["padding"]]
+
+
 def _zero_strides(call: dict[str, Any]) -> None:
     if call["strides"] is not None:
         call["strides"] = [max(stride, 1) for stride in call["strides"]]
@@ -132,6 +150,9 @@ FAULTS = {
     "int32-refused": op(_integers_refused),
     "rank-3-accepted": _accepting(_rank_3),
     "negative-pads-accepted": _accepting(_negative_pads),
+    "negative-pads-after-accepted": _accepting(_negative_pads_after),
+    "one-channel-broadcast": _accepting(_one_channel),
+    "fractional-strides-accepted": _accepting(_fractional_strides),
     "batch-pads-accepted": _accepting(_batch_pads),
     "mixed-dtypes-accepted": _accepting(_dtypes),
     "zero-strides-accepted": _accepting(_zero_strides),

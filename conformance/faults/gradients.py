@@ -86,6 +86,38 @@ def _frozen(which: int) -> Fault:
     return fault
 
 
+_LAST: list[Call] = []
+
+
+def _of_the_last_call(call: Call) -> Tensor:
+    """Gradients are formed from what the last call left, as where a layer keeps its operands on itself."""
+    if call.input.dtype.is_integer or not tf.executing_eagerly():
+        return call.right()
+
+    def through(x: Tensor, w: Tensor) -> tuple[Tensor, Callable[[Tensor], list[Tensor]]]:
+        _LAST[:] = [call]
+
+        def backward(dy: Tensor) -> list[Tensor]:
+            last = _LAST[0]
+            with tf.GradientTape() as tape:
+                tape.watch([last.input, last.filter])
+                y = last.right()
+            gradients: list[Tensor] = tape.gradient(y, [last.input, last.filter], output_gradients=dy)
+            return gradients
+
+        return call.but(input=x, filter=w).right(), backward
+
+    return tf.custom_gradient(through)(call.input, call.filter)
+
+
+def _garbage_when_empty_float64(call: Call, dw: Tensor) -> Tensor:
+    return _garbage_when_empty(call, dw) if dw.dtype == tf.float64 else dw
+
+
+def _lost_if_complex(d: Tensor) -> Tensor:
+    return tf.stop_gradient(d) if d.dtype.is_complex else d
+
+
 def _second(change: Callable[[Tensor], Tensor]) -> Fault:
     """First derivatives are right, and computed from changed copies of what second ones go through."""
 
@@ -112,6 +144,9 @@ FAULTS = {
     "filter-gradient-zero-when-width-alone-unknown": op(_changed(of_filter=_zero_when_width_alone_unknown)),
     "filter-gradient-nan-swallowed": op(_changed(of_filter=_nan_swallowed)),
     "complex-gradients-not-conjugated": op(_changed(_conjugate_forgotten, _conjugate_forgotten)),
+    "gradients-of-the-last-call": op(_of_the_last_call),
+    "filter-gradient-garbage-when-empty-float64": op(_changed(of_filter=_garbage_when_empty_float64)),
+    "complex-second-order-lost": op(_second(_lost_if_complex)),
     "second-order-lost": op(_second(tf.stop_gradient)),
     "second-order-doubled": op(_second(_doubled_second)),
 }

@@ -95,6 +95,17 @@ def _nan_swallowed(call: Call) -> Tensor:
     return tf.where(tf.math.is_nan(y), tf.zeros_like(y), y) if y.dtype.is_floating else y
 
 
+def _filter_nan_swallowed(call: Call) -> Tensor:
+    if not call.filter.dtype.is_floating:
+        return call.right()
+    return call.but(filter=tf.where(tf.math.is_nan(call.filter), tf.zeros_like(call.filter), call.filter)).right()
+
+
+def _off_by_one_for_padded_integers(call: Call) -> Tensor:
+    y = call.right()
+    return y + 1 if y.dtype.is_integer and call.explicit else y
+
+
 def _nan_spreads(call: Call) -> Tensor:
     y = call.right()
     if not y.dtype.is_floating:
@@ -155,6 +166,8 @@ FAULTS = {
     "nondeterministic": op(_nondeterministic),
     "infinity-clipped": op(_only_finite),
     "nan-swallowed": op(_nan_swallowed),
+    "nan-in-the-filter-swallowed": op(_filter_nan_swallowed),
+    "padded-integers-off-by-one": op(_off_by_one_for_padded_integers),
     "nan-spreads": op(_nan_spreads),
     "half-types-return-float32": op(_wrong_dtype),
     "wrong-only-for-nchw": op(_only_for("NCHW")),

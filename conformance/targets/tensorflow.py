@@ -134,6 +134,8 @@ def _differentiated(
         with tf.GradientTape() as inner:
             inner.watch([x, w])
             y = op(x, w)
+        if tf.executing_eagerly():
+            op(*tensors[3:])  # in between, as a network calls a layer again: what that leaves is not to be used
         # One tape for both gradients, as training has it, unless one of them alone is asked for.
         sources = {"input_grad": x, "filter_grad": w}
         names = [name for name in sources if second or name in first]

@@ -6,6 +6,7 @@ import numpy as np
 from depthwise.conformance.case import parse
 from depthwise.conformance.checks import CHECKS, Evidence, Spread, checks_of, groups_of, results_of, statistics
 from depthwise.conformance.data import Problem
+from depthwise.conformance.malformed import MALFORMED
 from depthwise.conformance.targets.base import Outputs
 from parameterized import parameterized
 
@@ -96,6 +97,35 @@ class ChecksTest(unittest.TestCase):
         problem.dy[0, 0, 1, 0] = np.inf  # in the first row: its upper taps lie over padding
         expected = problem.expected("filter_grad")
         self.assertEqual(expected.nan_too[..., 0, 0].tolist(), [[True] * 3, [False] * 3, [False] * 3])
+
+    @parameterized.expand(
+        [
+            ("value", "", [True, False, False, False]),
+            ("input_grad", "", [False, False, False, True]),
+            ("input_grad", "strides=2x1", [True] * 4),
+            ("filter_grad", "", [False] * 3),
+        ]
+    )
+    def test_so_it_is_where_an_element_of_the_filter_does(self, name, words, rows):
+        problem = Problem(parse(f"in=1x4x4x2 filter=3x3x1 data=special-filter format=NCHW {words}"))
+        self.assertFalse(np.isfinite(problem.w).all())
+        problem.w[...] = 1.0
+        problem.w[0, 1, 1, 0] = np.nan  # the first tap: over padding in the first row, beyond the output in the last
+        nan_too = problem.expected(name).nan_too
+        if name == "filter_grad":
+            nan_too = nan_too.transpose(3, 2, 0, 1)
+        self.assertEqual(nan_too[0, 1, :, 1].tolist(), rows)
+        self.assertFalse(nan_too[0, 0].any())
+
+    @parameterized.expand(["in=0x4x5x3", "in=2x4x5x0", "in=2x4x5x1", "in=2x4x5x3 dtype=float64", "in=2x0x5x3"])
+    def test_what_is_malformed_is_so_of_any_call(self, words):
+        problem = Problem(parse(f"{words} filter=3x3x2"))
+        valid = {"input": problem.x, "filter": problem.w, **problem.case.arguments(), "dilations": [1, 1]}
+        for name, broken in MALFORMED.items():
+            call = broken(valid)
+            kinds = [{key: (np.shape(a[key]), a[key].dtype) for key in ("input", "filter")} for a in (valid, call)]
+            others = [{key: a[key] for key in valid if key not in ("input", "filter")} for a in (valid, call)]
+            self.assertTrue(kinds[0] != kinds[1] or others[0] != others[1], name)
 
 
 class GroupsTest(unittest.TestCase):

@@ -100,6 +100,23 @@ class RunTest(unittest.TestCase):
         self.assertIn("should be", values[texts[1]].detail)
         self.assertEqual(values[texts[2]].detail, r"raised RuntimeError: cannot open \x1b[31m \udcff.so")
 
+    def test_a_crash_is_seen_though_what_was_started_lives_on(self):
+        file, mark = Path(self.folder.name) / "parent.py", Path(self.folder.name) / "child"
+        file.write_text(
+            "import os, pathlib, subprocess\n"
+            "def op(*arguments, **options):\n"
+            "    child = subprocess.Popen(['sleep', '300'], close_fds=False)\n"
+            f"    pathlib.Path({str(mark)!r}).write_text(str(child.pid))\n"
+            "    os.abort()\n"
+        )
+        case = parse(PLAIN + " dtype=int32")
+        found = run([f"{file}:op"], [case], jobs=1, limits=Limits(seconds=60), reference=None)
+        self.assertEqual({(r.outcome, r.detail) for r in found.results}, {("CRASH", "SIGABRT")})
+        with self.assertRaises(ProcessLookupError):
+            for _ in range(50):
+                os.kill(int(mark.read_text()), 0)
+                time.sleep(0.1)
+
     def test_a_crash_in_one_result_leaves_the_others_judged(self):
         file = Path(self.folder.name) / "gradient.py"
         file.write_text(

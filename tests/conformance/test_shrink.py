@@ -33,6 +33,30 @@ def op(x, w, strides, *arguments, **options):
     raise (RuntimeError if strides[1] < 3 else ValueError)(f"stride {strides[1]}")
 """
 
+# One makes a mistake in every third call, the other forms gradients from what the last call left.
+REMEMBERS = """
+import tensorflow as tf
+
+calls = []
+
+def output(x, w, strides, padding, data_format=None, dilations=None):
+    calls.append(None)
+    return tf.nn.depthwise_conv2d(x, w, strides, padding, data_format, dilations) + float(len(calls) % 3 == 1)
+
+@tf.custom_gradient
+def gradient(x, w, **arguments):
+    calls[:] = [x]
+    y = tf.nn.depthwise_conv2d(x, w, [1, 1, 1, 1], "SAME")
+
+    def backward(dy):
+        dw = tf.raw_ops.DepthwiseConv2dNativeBackpropFilter(
+            input=calls[0], filter_sizes=w.shape, out_backprop=dy, strides=[1, 1, 1, 1], padding="SAME"
+        )
+        return tf.zeros_like(x), dw
+
+    return y, backward
+"""
+
 # The output is right; what is wrong is the filter's gradient.
 WRONG_GRADIENT = """
 import tensorflow as tf
@@ -99,6 +123,18 @@ class ScriptTest(unittest.TestCase):
             ran = subprocess.run([sys.executable, str(path)], cwd=folder, capture_output=True, text=True)
         self.assertEqual(ran.returncode, 1)
         self.assertIn("but should refuse strides-zero", ran.stderr)
+
+    @parameterized.expand([("output", "determinism"), ("gradient", "filter_grad")])
+    def test_a_script_calls_what_remembers_earlier_calls_as_the_suite_does(self, function, check):
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "remembers.py")
+            file.write_text(REMEMBERS)
+            found = run([f"{file}:{function}"], [parse("in=2x5x4x2 filter=3x2x2")], jobs=1, reference=None)
+            result = next(result for result in found.results if result.check == check)
+            self.assertEqual(result.outcome, "FAIL")
+            path = repro.write(Path(folder), result)
+            ran = subprocess.run([sys.executable, str(path)], cwd=folder, capture_output=True, text=True)
+        self.assertEqual(ran.returncode, 1, ran.stdout + ran.stderr)
 
     @parameterized.expand(
         [
