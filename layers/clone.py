@@ -193,4 +193,14 @@ def _has_state(value: Any) -> bool:
 
 
 def _fresh(value: Any) -> Any:
-    return type(value).from_config(value.get_config()) if _has_state(value) else value
+    if not _has_state(value):
+        return value
+    try:
+        return type(value).from_config(value.get_config())
+    except Exception as error:
+        cause = (str(error).splitlines() or [""])[0]
+        raise TypeError(
+            "convert argument `model` must be compiled with metrics and an optimizer that Keras can make again from"
+            f" their configs, but got {value!r}: it raises {type(error).__name__}: {cause}. Compile the model after you"
+            " convert it, or with functions of a module, neither lambdas nor functions within others."
+        ) from error

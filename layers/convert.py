@@ -53,7 +53,8 @@ def convert(
     Raises:
       TypeError: `lowering` is no string, `model` is no Keras model, or Keras cannot make it again from its config with
         the same layers and weights: a class of your own lacks `get_config`, its `call` takes several tensors and it has
-        no `build_from_config`, or a layer of the graph is an attribute of another layer as well.
+        no `build_from_config`, or a layer of the graph is an attribute of another layer as well. Or a metric or the
+        optimizer holds a lambda, or a function within another.
       ValueError: `to` is neither word, there is no such `lowering` or Keras's layers are asked to have one, or a layer
         has no counterpart in Keras: explicit padding, or a lowering asked for by name.
 

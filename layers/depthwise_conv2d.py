@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import keras
-from depthwise.layers.forward import convolve, finish, in_order
+from depthwise.layers.forward import convolve, finish, in_order, pair
 from depthwise.layers.lowering import Lowered
 
 Pads: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
@@ -47,7 +47,7 @@ class DepthwiseConv2D(Lowered, keras.layers.DepthwiseConv2D):  # type: ignore[mi
 
     Raises:
       ValueError: an argument breaks a rule of Keras's layer, `padding` is none of the three forms, or there is no such
-        `lowering`; on the first call, the input's shape leaves no output.
+        `lowering`; on a call, the input's shape leaves no output.
       TypeError: `lowering` is no string; on a call, the inputs are integers.
       NotImplementedError: on the first call, a `lowering` asked for by name cannot do the case.
 
@@ -117,7 +117,8 @@ class DepthwiseConv2D(Lowered, keras.layers.DepthwiseConv2D):  # type: ignore[mi
             return tuple(super().compute_output_shape(input_shape))
         last = self.data_format == "channels_last"
         image, channels = (input_shape[1:3], input_shape[3]) if last else (input_shape[2:], input_shape[1])
-        along = zip(image, self.padding, self.kernel_size, self.strides, self.dilation_rate, strict=True)
+        strides, rates = pair(self.strides), pair(self.dilation_rate)
+        along = zip(image, self.padding, self.kernel_size, strides, rates, strict=True)
         height, width = (
             # The dilated windows that fit into the padded image.
             None if size is None else (size + sum(pads) - rate * (taps - 1) - 1) // stride + 1

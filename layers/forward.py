@@ -26,10 +26,10 @@ def convolve(layer: Any, inputs: Any, kernel: Any) -> Any:
             f"`inputs` of {layer.name} must be floating, as the layer computes in {layer.compute_dtype}, but got"
             f" {inputs.dtype.name}. Cast the images first: keras.ops.cast(images, '{layer.compute_dtype}')."
         )
-    strides, padding = layer.strides, layer.padding
+    strides, padding = pair(layer.strides), layer.padding
     trains = tf.executing_eagerly() or may_be_differentiated()
     with nullcontext() if trains else without_islands():
-        return depthwise_conv2d(
+        outputs = depthwise_conv2d(
             inputs,
             _read(kernel),
             in_order(layer, 1, strides[0], strides[1], 1),
@@ -38,6 +38,10 @@ def convolve(layer: Any, inputs: Any, kernel: Any) -> Any:
             layer.dilation_rate,
             lowering=layer.lowering,
         )
+    if padding != "same" and 0 in (outputs.shape.dims or ()) and 0 not in inputs.shape:
+        # To the op that is an empty tensor; to a network, whose means would be NaN, a mistake. Keras says which.
+        layer.compute_output_shape(tuple(inputs.shape))
+    return outputs
 
 
 def finish(layer: Any, outputs: Any) -> Any:
@@ -57,6 +61,11 @@ def _read(weight: Any) -> tf.Tensor:
     if isinstance(weight, keras.Variable):
         weight = weight.value
     return weight.value() if isinstance(weight, tf.Variable) else tf.convert_to_tensor(weight)
+
+
+def pair(value: Any) -> Any:
+    """(height, width) of a layer's attribute, which may have been set to one number for both since it was made."""
+    return (value, value) if isinstance(value, int) else value
 
 
 def in_order(layer: Any, batch: Any, height: Any, width: Any, channels: Any) -> tuple[Any, ...]:

@@ -526,6 +526,18 @@ class ConvertTest(unittest.TestCase):
         for metric in converted.metrics:
             self.assertNotIn(id(metric), map(id, model.metrics))
 
+    @parameterized.expand(
+        [
+            ("metric", lambda: {"metrics": [keras.metrics.MeanMetricWrapper(lambda y, p: y - p)]}, "MeanMetricWrapper"),
+            ("optimizer", lambda: {"optimizer": keras.optimizers.SGD(lambda: 0.5)}, "SGD"),
+        ]
+    )
+    def test_says_what_cannot_be_compiled_alike(self, _, arguments, words):
+        model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.DepthwiseConv2D(3)])
+        model.compile(**{"loss": "mse", **arguments()})
+        with self.assertRaisesRegex(TypeError, f"must be compiled with .*{words}.*Compile the model after"):
+            ours.convert(model)
+
     def test_says_that_own_ways_to_compile_are_not_carried_over(self):
         class Own(Subclassed):
             def compile(self, first, second):

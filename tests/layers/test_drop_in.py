@@ -201,6 +201,37 @@ class DropInTest(unittest.TestCase):
             with self.assertRaisesRegex(ValueError, "axis -1"):
                 layer(images(1, 8, 8, 4))
 
+    @parameterized.expand(
+        [
+            ("DepthwiseConv2D", {"kernel_size": 5}, (8, 9, 3), (3, 6, 3)),
+            ("DepthwiseConv2D", {"kernel_size": 5, "data_format": "channels_first"}, (3, 8, 9), (3, 6, 3)),
+            ("SeparableConv2D", {"filters": 2, "kernel_size": 5}, (8, 9, 3), (3, 6, 3)),
+            ("Conv2D", {"filters": 6, "kernel_size": 5, "groups": 3}, (8, 9, 3), (3, 6, 3)),
+        ]
+    )
+    def test_a_later_image_that_leaves_no_output(self, name, arguments, shape, small):
+        if OLD_KERAS:
+            self.skipTest(f"Keras {keras.__version__} leaves this check to the kernels")
+        layer = getattr(ours, name)(**arguments)
+        layer(images(1, *shape))
+        for call in (layer, tf.function(layer), tf.function(layer, jit_compile=True)):
+            with self.assertRaisesRegex(ValueError, "Computed output size would be"):
+                call(images(1, *small))
+
+    def test_no_image_may_be_of_any_size(self):
+        layer = ours.DepthwiseConv2D(5)
+        layer(images(1, 8, 9, 3))
+        self.assertEqual(layer(images(0, 3, 6, 3)).shape, (0, 0, 2, 3))
+
+    def test_attributes_set_to_one_number(self):
+        layers = pair("DepthwiseConv2D", {"kernel_size": 3, "padding": "same"})
+        x = images(1, 8, 7, 3)
+        for layer in layers:
+            layer(x)
+            layer.strides = 2
+        layers[1].set_weights(layers[0].get_weights())
+        np.testing.assert_allclose(layers[1](x), layers[0](x), rtol=1e-5, atol=1e-5)
+
     @parameterized.expand(LAYERS)
     def test_keras_layer_checks(self, name, needed):
         """What Keras checks of each of its own layers: configuration, building, symbolic and eager calls, training."""
