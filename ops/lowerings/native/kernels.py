@@ -26,6 +26,10 @@ MOST_COLUMNS = 3
 """Most columns of a filter whose gradient oneDNN has a fast kernel for, however many rows. 5x5 on (8,28,28,240) takes
 7.5 ms, and 4.5 as 3 and 2 columns; 7x7 on (8,56,56,96) 19 and 11, on (8,7,7,768) 14 and 2.3; 31x31 on (8,56,56,128)
 1,760 and 400."""
+LEAST_CHANNELS = 32
+"""Fewest channels for which that pays: 5x5 on 8 images of 28x28 takes 0.82 ms in parts and 0.40 whole with one channel,
+0.76 and 0.81 with 16, 0.82 and 1.2 with 32; 11x11 2.7 and 0.49, 2.4 and 1.8, 3.4 and 3.8. (Eager calls gain from 48 on:
+7x7 1.4 and 0.8 with 24, 1.6 and 1.6 with 32, 2.1 and 2.3 with 48.)"""
 MOST_ROWS = 7
 """Most rows of a filter for which that is done on images of unknown height, which may be lower than the filter: 27x27
 on (8,14,14,512) takes 140 ms, and would take 240."""
@@ -153,11 +157,11 @@ def _pays_to_pad_first(spec: ConvSpec) -> bool:
 
 
 def _pays_in_parts(spec: ConvSpec) -> bool:
-    """Whether the filter gradient is faster a few columns at a time: oneDNN computes it, the filter is wide, and not
-    higher than the image, and there are no strides (5x5, stride 2, on (8,56,56,144) takes 5.9 ms and would take 5.6)
-    and a multiplier of 1 (5x5 on (8,28,28,64) with two outputs 2.7 and 3.7)."""
+    """Whether the filter gradient is faster a few columns at a time: oneDNN computes it, there are many channels, the
+    filter is wide, and not higher than the image, and there are no strides (5x5, stride 2, on (8,56,56,144) takes 5.9
+    ms and would take 5.6) and a multiplier of 1 (5x5 on (8,28,28,64) with two outputs 2.7 and 3.7)."""
     rows, cols = spec.rows, spec.cols
-    if not onednn_computes_everyday(spec):
+    if not onednn_computes_everyday(spec) or (spec.channels is not None and spec.channels < LEAST_CHANNELS):
         return False
     most_rows = rows.size if isinstance(rows.size, int) else MOST_ROWS
     return bool(cols.taps > MOST_COLUMNS and rows.taps <= most_rows)

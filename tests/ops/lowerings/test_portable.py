@@ -1,12 +1,12 @@
 """What is left of the portable lowering in a graph that TensorFlow has prepared to run, or that XLA has compiled."""
 
-import collections
 import tempfile
 import unittest
 
 import tensorflow as tf
 from depthwise.ops import depthwise_conv2d
-from tensorflow.python.eager import context  # the only way to a graph as it runs
+
+from tests.ops.tracing import operations_that_run
 
 IMAGES, FILTERS = [2, 9, 8, 4], [3, 3, 4, 1]
 
@@ -23,21 +23,10 @@ def network(lowering):
     return run, (w, b)
 
 
-def operations_that_run(run):
-    """How often each op stands in the graph of a function when Grappler is done with it."""
-    function = tf.function(run, autograph=False)
-    context.context().enable_run_metadata()
-    try:
-        function(tf.random.normal(IMAGES))
-        graphs = context.context().export_run_metadata().partition_graphs  # of what else runs meanwhile, too
-    finally:
-        context.context().disable_run_metadata()
-    return collections.Counter(node.op for node in max(graphs, key=lambda graph: len(graph.node)).node)
-
-
 class GraphTest(unittest.TestCase):
     def test_grappler_leaves_what_native_is(self):
-        found, native = (operations_that_run(network(lowering)[0]) for lowering in ("portable", "native"))
+        x = tf.random.normal(IMAGES)
+        found, native = (operations_that_run(network(lowering)[0], x) for lowering in ("portable", "native"))
         # What is left of the condition, and names in place of what was removed.
         for op in ("DeviceIndex", "Identity", "Const", "NoOp"):
             found.pop(op, None), native.pop(op, None)
