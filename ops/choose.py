@@ -40,6 +40,10 @@ MOST_STRIDED_FILTER_GRAD_TAPS = 9
 computes a filter gradient of up to MOST_COLUMNS. Without strides, however many: 8x28x28x192 k31x3 takes 4.2 ms in it
 and 7.2 in an island; of more columns k4, in two parts, 3.4 and 2.4, k1x5 1.7 and 1.3. With them 8x28x28x192 k7x3 s2
 takes 2.4 and 1.1 ms, k7x3 s2 VALID 1.0 and 0.9."""
+LEAST_FILTER_GRAD_CHANNELS = 6
+"""The same, with strides or without: fewest channels for which an island computes a filter gradient. 8x112x112x4 k7
+takes 1.8 ms in the kernel and 3.1 in an island, with 5 channels 2.5 and 4.0, with 6 2.6 and 1.5; 8x112x112x1 k5 0.6 and
+0.8, 8x112x112x4 k7 s2 0.8 and 1.3."""
 LEAST_TAPS, LEAST_FILTER_GRAD_TAPS, LEAST_STRIDED_FILTER_GRAD_TAPS = 3, 9, 16
 """Without oneDNN, where channels have one output each: fewest taps for which an island computes anything without
 strides, the filter gradient, and that with strides. The output of 8x56x56x128 k2 takes 1.3 ms in the kernel and 1.4 in
@@ -133,7 +137,8 @@ def _island_with_onednn(spec: ConvSpec, contraction: Contraction, mode: Mode) ->
         return False
     if contraction == "filter_grad":
         is_slow = spec.cols.taps > MOST_COLUMNS or (spec.is_strided and spec.taps > MOST_STRIDED_FILTER_GRAD_TAPS)
-        return spec.is_dilated or (is_slow and _multiplier(spec) == 1)
+        is_wide = spec.channels is not None and spec.channels >= LEAST_FILTER_GRAD_CHANNELS
+        return spec.is_dilated or (is_slow and is_wide and _multiplier(spec) == 1)
     if not spec.is_dilated or spec.taps > MOST_DILATED_TAPS:
         return False
     by_kernel = spec if contraction == "output" else as_output(spec)
