@@ -48,7 +48,7 @@ def call_layer(
       The layer's output.
 
     Raises:
-      NotImplementedError: a layer has no argument for that.
+      NotImplementedError: a layer has no argument for that, or refuses it by design.
     """
     kh, kw, channels, multiplier = filter.shape
     if not channels or not multiplier:
@@ -60,6 +60,11 @@ def call_layer(
     with keras.StatelessScope(initialize_variables=False):
         layer = layer_class((kh, kw), depth_multiplier=multiplier, use_bias=False, dtype=filter.dtype.name, **arguments)
         layer.build((None, None, None, channels) if data_format == "NHWC" else (None, channels, None, None))
+        if input.shape.rank == 4:
+            try:
+                layer.compute_output_shape(tuple(input.shape))
+            except ValueError as error:
+                raise NotImplementedError("layers refuse an image that leaves no output") from error
         return layer.stateless_call([filter], [], input)[0]
 
 

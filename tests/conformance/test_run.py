@@ -136,6 +136,14 @@ class RunTest(unittest.TestCase):
         self.assertEqual((ours[BOTH, "value"], stock[BOTH, "value"]), ("REFERENCE WRONG", "FAIL"))
         self.assertEqual((ours[PLAIN, "value"], stock[PLAIN, "value"]), ("PASS", "PASS"))
 
+    @parameterized.expand([("",), ("mode=graph format=NCHW",)])
+    def test_a_layer_is_not_asked_for_an_empty_image(self, words):
+        cases = [parse(f"in={size} filter=3x3x2 padding=VALID {words}") for size in ("1x2x4x2", "0x3x4x2")]
+        found = run(["layer"], cases, jobs=1, reference=None)
+        results = outcomes(found, "layer")
+        for case, outcome in zip(cases, ("UNSUPPORTED", "PASS"), strict=True):
+            self.assertEqual({o for (text, _), o in results.items() if text == str(case)}, {outcome})
+
     def test_absent_devices_are_not_run(self):
         case = parse(PLAIN + " device=NPU")
         found = run(["tf"], [case], jobs=1)
