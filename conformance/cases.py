@@ -23,7 +23,7 @@ def cases(level: str, devices: Iterable[str] = ("CPU",), seed: int = 0) -> list[
     """The cases of a level, on every device, in an order that mixes all kinds.
 
     Args:
-      level: "quick" (hundreds of cases), "standard" (two thousand) or "full" (seven thousand).
+      level: "quick" (hundreds of cases), "standard" (2,500) or "full" (eight thousand).
       devices: device types, each of which gets every case.
       seed: of the generated cases, of all data, and of the order.
 

@@ -146,18 +146,15 @@ def _over_padding(contraction: oracle.Contraction, a: Array, b: Array, keywords:
     (in the input's gradient) beyond the output or, where strides leave out some, anywhere; or one of the cotangent over
     padding of the input."""
     last = keywords["data_format"] == "NHWC"
+    of_first = contraction is oracle.input_grad
+    odd = (~np.isfinite(a if of_first else b)).astype(np.int64)
+    ones = np.ones((b if of_first else a).shape, np.int64)
+    met = contraction(*((odd, ones) if of_first else (ones, odd)), **keywords)
     if contraction is oracle.filter_grad:
-        odd = (~np.isfinite(b)).astype(np.int64)
-        met = contraction(np.ones(a.shape, np.int64), odd, **keywords)
         return np.asarray(met < odd.sum((0, 1, 2) if last else (0, 2, 3)).reshape(met.shape[2:]))
-    if contraction is oracle.value:
-        odd = (~np.isfinite(b)).astype(np.int64)
-        met, everywhere = contraction(np.ones(a.shape, np.int64), odd, **keywords), odd.sum((0, 1)).reshape(-1)
-    else:
-        odd = (~np.isfinite(a)).astype(np.int64)
-        met, everywhere = contraction(odd, np.ones(b.shape, np.int64), **keywords), odd.sum((0, 1, 3))
-        if max(keywords["strides"]) > 1:
-            met = np.zeros_like(met)
+    if of_first and max(keywords["strides"]) > 1:
+        met = np.zeros_like(met)
+    everywhere = odd.sum((0, 1, 3)) if of_first else odd.sum((0, 1)).reshape(-1)
     return np.asarray(met < (everywhere if last else everywhere[:, None, None]))
 
 

@@ -137,8 +137,8 @@ def _island_with_onednn(spec: ConvSpec, contraction: Contraction, mode: Mode) ->
         return False
     if contraction == "filter_grad":
         is_slow = spec.cols.taps > MOST_COLUMNS or (spec.is_strided and spec.taps > MOST_STRIDED_FILTER_GRAD_TAPS)
-        is_wide = spec.channels is not None and spec.channels >= LEAST_FILTER_GRAD_CHANNELS
-        return spec.is_dilated or (is_slow and is_wide and _multiplier(spec) == 1)
+        has_few = (spec.channels or 0) < LEAST_FILTER_GRAD_CHANNELS
+        return spec.is_dilated or (is_slow and not has_few and _multiplier(spec) == 1)
     if not spec.is_dilated or spec.taps > MOST_DILATED_TAPS:
         return False
     by_kernel = spec if contraction == "output" else as_output(spec)

@@ -60,9 +60,8 @@ class MappedContraction:
         """The results of all elements, of this shape; None where TensorFlow's way is the better one, or the only one.
 
         The better one where XLA fuses what TensorFlow makes of the lowering, and where what the elements share is large
-        beside what each has. The only one where how large a
-        result is will be known at run time alone, or how many elements there are (of neither operand, as where there is
-        but one).
+        beside what each has. The only one where how large a result is will be known at run time alone, or how many
+        elements there are (of neither operand, as where there is but one).
         """
         sizes = shape[len(self.stacked) :]
         is_told = all(map(any, self.stacked)) and sizes.is_fully_defined()

@@ -17,6 +17,7 @@ from parameterized import parameterized
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
+LONGER = ("quickstart.py", "check_your_own.py")
 README = (ROOT / "README.md").read_text()
 # By name: `depthwise` is what the first three are installed as.
 DOCUMENTED = {
@@ -84,7 +85,7 @@ class ExamplesTest(unittest.TestCase):
 
     @parameterized.expand([path.name for path in sorted(EXAMPLES.glob("*.py"))])
     def test_is_short(self, name):
-        self.assertLess(len((EXAMPLES / name).read_text().splitlines()), 75)
+        self.assertLess(len((EXAMPLES / name).read_text().splitlines()), 75 if name in LONGER else 60)
 
 
 class ReadmeTest(unittest.TestCase):

@@ -100,11 +100,9 @@ def _dtypes(call: dict[str, Any]) -> None:
 
 
 def _one_channel(call: dict[str, Any]) -> None:
-    channels = (
-        call["input"].shape[-1 if call["data_format"] == "NHWC" else 1] if call["input"].shape.rank == 4 else None
-    )
-    if channels and call["filter"].shape.rank == 4 and call["filter"].shape[2] == 1:
-        call["filter"] = tf.repeat(call["filter"], channels, axis=2)
+    image, filters = call["input"].shape, call["filter"].shape
+    if image.rank == filters.rank == 4 and filters[2] == 1:
+        call["filter"] = tf.repeat(call["filter"], image[3 if call["data_format"] == "NHWC" else 1], axis=2)
 
 
 def _fractional_strides(call: dict[str, Any]) -> None:

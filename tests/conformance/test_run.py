@@ -103,14 +103,16 @@ class RunTest(unittest.TestCase):
     def test_a_crash_is_seen_though_what_was_started_lives_on(self):
         file, mark = Path(self.folder.name) / "parent.py", Path(self.folder.name) / "child"
         file.write_text(
-            "import os, pathlib, subprocess\n"
+            "import os, pathlib, time\n"
             "def op(*arguments, **options):\n"
-            "    child = subprocess.Popen(['sleep', '300'], close_fds=False)\n"
-            f"    pathlib.Path({str(mark)!r}).write_text(str(child.pid))\n"
+            "    child = os.fork()  # which has all pipes of its parent\n"
+            "    if not child:\n"
+            "        time.sleep(300)\n"
+            f"    pathlib.Path({str(mark)!r}).write_text(str(child))\n"
             "    os.abort()\n"
         )
         case = parse(PLAIN + " dtype=int32")
-        found = run([f"{file}:op"], [case], jobs=1, limits=Limits(seconds=60), reference=None)
+        found = run([f"{file}:op"], [case], jobs=1, limits=Limits(seconds=30), reference=None)
         self.assertEqual({(r.outcome, r.detail) for r in found.results}, {("CRASH", "SIGABRT")})
         with self.assertRaises(ProcessLookupError):
             for _ in range(50):
